@@ -1,0 +1,185 @@
+//! From a configuration to a gateway that serves.
+
+use crate::catalog::GatewayCatalog;
+use crate::config::GatewayConfig;
+use crate::fleet::GatewayFleet;
+use crate::rules::Rules;
+use anyhow::Context as _;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tiermesh_bedrock::{BedrockCloud, BedrockConfig, CredentialSource, Wiring};
+use tiermesh_core::{Clock, Destination, MonotonicClock, Tier, UserId};
+use tiermesh_daemon::{DRAIN, epoch, policies};
+use tiermesh_frontdoor::{Door, DoorOptions};
+use tiermesh_identity::{Credentials, TicketSigner, door_config, gateway_config};
+use tiermesh_link::{GatewayLink, GatewayLinkOptions, NodeTable, Upward};
+use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Options, Setup};
+use tokio::net::TcpListener;
+
+/// A gateway, built and ready to serve.
+pub struct Gateway {
+    door: Door,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    listener: TcpListener,
+    endpoint: String,
+    link: GatewayLink,
+}
+
+/// Connects the cloud tier, opens the link's port and builds the door on
+/// `listener`.
+///
+/// # Errors
+/// The part that could not be built, and why.
+pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Result<Gateway> {
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    let own = Destination {
+        tier: Tier::Cloud,
+        region: config.region.clone(),
+        node: config.node.clone(),
+        owner: None,
+    };
+    let cloud = match &config.bedrock {
+        Some(bedrock) => Some(connect(bedrock, config, &clock).await?),
+        None => None,
+    };
+    let table = NodeTable::new(epoch());
+    let fleet = Arc::new(GatewayFleet {
+        table: table.clone(),
+        cloud,
+        clock: clock.clone(),
+    });
+    let (policies, default_policy) =
+        policies(config.policies.as_deref(), config.default_policy.as_ref())?;
+    let dispatcher = Arc::new(Dispatcher::new(Setup {
+        own: own.clone(),
+        fleet: fleet.clone(),
+        policies,
+        breakers: Breakers::new(BreakerConfig::default(), epoch()),
+        clock: clock.clone(),
+        options: Options::default(),
+    }));
+    let rules = Arc::new(Rules {
+        dispatcher: dispatcher.clone(),
+        table: table.clone(),
+    });
+    let tickets = Arc::new(TicketSigner::generate());
+    let upward = Upward {
+        infer: dispatcher.clone(),
+        admit: rules.clone(),
+        offers: fleet.clone(),
+    };
+    let options = link_options(config, &tickets)?;
+    let link = GatewayLink::start(options, table.clone(), clock.clone(), upward)?;
+    let default_user = config.default_user.clone();
+    let default_user = default_user
+        .unwrap_or_else(|| UserId::new("anonymous").expect("a constant name that is valid"));
+    let mut options = DoorOptions::new(own.node, own.tier, default_user, default_policy);
+    options.region = own.region;
+    options.guard = Some(rules.guard());
+    let door = Door {
+        infer: dispatcher.clone(),
+        explain: dispatcher.clone(),
+        catalog: Arc::new(GatewayCatalog {
+            fleet,
+            table,
+            dispatcher,
+            tickets,
+            ticket_ttl: Duration::from_secs(config.ticket_ttl_s),
+        }),
+        options,
+        clock,
+    };
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|tls| door_config(&tls.certificate, &tls.key))
+        .transpose()?
+        .map(Arc::new);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = format!("{scheme}://{}", listener.local_addr()?);
+    Ok(Gateway {
+        door,
+        tls,
+        listener,
+        endpoint,
+        link,
+    })
+}
+
+impl Gateway {
+    /// Where clients reach the door.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Where nodes dial.
+    #[must_use]
+    pub const fn link_address(&self) -> SocketAddr {
+        self.link.local_addr()
+    }
+
+    /// Serves until `stop` resolves, then drains: nothing new is taken, what
+    /// is open may finish for a bounded time.
+    ///
+    /// # Errors
+    /// When the door cannot be served at all.
+    pub async fn serve(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let served = tiermesh_frontdoor::serve(self.door, self.listener, self.tls, stop).await;
+        self.link.drain(DRAIN).await;
+        Ok(served?)
+    }
+}
+
+async fn connect(
+    bedrock: &BedrockConfig,
+    config: &GatewayConfig,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<BedrockCloud>> {
+    let wiring = Wiring {
+        credentials: if config.cloud_standin {
+            CredentialSource::Standin
+        } else {
+            CredentialSource::Chain
+        },
+        clock: clock.clone(),
+        gateway: config.node.clone(),
+    };
+    let cloud = BedrockCloud::connect(bedrock.clone(), wiring)
+        .await
+        .context("cannot set up the cloud tier of [bedrock]")?;
+    tracing::info!(place = cloud.place(), "cloud tier ready");
+    Ok(Arc::new(cloud))
+}
+
+fn link_options(
+    config: &GatewayConfig,
+    tickets: &TicketSigner,
+) -> anyhow::Result<GatewayLinkOptions> {
+    let credentials = Credentials {
+        ca: config.link.ca.clone(),
+        certificate: config.link.certificate.clone(),
+        key: config.link.key.clone(),
+    };
+    let certified = credentials.principal()?;
+    anyhow::ensure!(
+        certified.tier() == Tier::Cloud && certified.node() == &config.node,
+        "the certificate {} is for {certified}, and this is the gateway `{}`",
+        credentials.certificate.display(),
+        config.node,
+    );
+    Ok(GatewayLinkOptions {
+        listen: config.listen.link,
+        gateway: config.node.clone(),
+        region: config.region.clone(),
+        tls: gateway_config(&credentials)?,
+        ticket_key: tickets.public_key(),
+        credits_want: config.link.credits_want,
+        credits_max: config.link.credits_max,
+    })
+}

@@ -1,0 +1,172 @@
+//! The gateway's configuration.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tiermesh_bedrock::BedrockConfig;
+use tiermesh_core::{NodeId, PolicyName, Region, UserId};
+use tiermesh_daemon::{ConfigError, TlsPaths, check, require_tls_off_loopback};
+
+/// The gateway's configuration, as its TOML file has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Its id, as its certificate has it.
+    pub node: NodeId,
+    /// Its region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Region>,
+    /// Allows the client API off loopback without TLS.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    /// The user of requests that name none; `anonymous` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<UserId>,
+    /// The policy of requests that name none; the policies' own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_policy: Option<PolicyName>,
+    /// A TOML file of policies that extend or replace the built-in ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<PathBuf>,
+    /// `[bedrock]` names a local stand-in: no AWS credentials are looked for,
+    /// and none are sent to it.
+    #[serde(default)]
+    pub cloud_standin: bool,
+    /// How long a ticket from `Locate` is good for, in seconds.
+    #[serde(default = "ticket_ttl")]
+    pub ticket_ttl_s: u64,
+    /// Addresses to listen on.
+    #[serde(default)]
+    pub listen: ListenConfig,
+    /// The door's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsPaths>,
+    /// The link's identity and bounds.
+    pub link: LinkConfig,
+    /// The cloud tier; without it the mesh is device and edge alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bedrock: Option<BedrockConfig>,
+}
+
+const fn ticket_ttl() -> u64 {
+    300
+}
+
+/// Addresses to listen on; port 0 picks one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    /// The client API, gRPC and HTTP.
+    pub api: SocketAddr,
+    /// Where nodes dial, UDP.
+    pub link: SocketAddr,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            api: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            link: SocketAddr::from(([127, 0, 0, 1], 4433)),
+        }
+    }
+}
+
+/// What links are authenticated with, and how much is asked of nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    /// The authority's certificate.
+    pub ca: PathBuf,
+    /// The gateway's certificate.
+    pub certificate: PathBuf,
+    /// The gateway's private key.
+    pub key: PathBuf,
+    /// Streams asked for from each node at first.
+    #[serde(default = "credits_want")]
+    pub credits_want: u32,
+    /// And at most.
+    #[serde(default = "credits_max")]
+    pub credits_max: u32,
+}
+
+const fn credits_want() -> u32 {
+    16
+}
+
+const fn credits_max() -> u32 {
+    256
+}
+
+impl GatewayConfig {
+    /// Checks every value and how they fit together.
+    ///
+    /// # Errors
+    /// The key, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check("ticket_ttl_s", self.ticket_ttl_s, 1..=86_400)?;
+        check("link.credits_max", self.link.credits_max, 1..=256)?;
+        check(
+            "link.credits_want",
+            self.link.credits_want,
+            1..=self.link.credits_max,
+        )?;
+        if let Some(bedrock) = &self.bedrock {
+            bedrock.validate().map_err(|error| {
+                ConfigError::value(format!("bedrock.{}", error.key), error.value, error.allowed)
+            })?;
+            if bedrock.node == self.node {
+                let allowed = "another name than the gateway's own";
+                return Err(ConfigError::value("bedrock.node", &bedrock.node, allowed));
+            }
+        }
+        if self.cloud_standin
+            && self
+                .bedrock
+                .as_ref()
+                .is_none_or(|b| b.endpoint_url.is_none())
+        {
+            let allowed = "false, or a [bedrock] with the stand-in's endpoint_url";
+            return Err(ConfigError::value("cloud_standin", true, allowed));
+        }
+        require_tls_off_loopback(
+            "listen.api",
+            self.listen.api,
+            self.tls.is_some(),
+            self.allow_plaintext,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        let dir = std::env::temp_dir().join(format!(
+            "tiermesh-gateway-config-{}-{}",
+            std::process::id(),
+            text.len()
+        ));
+        let base = "node = 'gw'\n";
+        let link = "\n[link]\nca = 'a'\ncertificate = 'b'\nkey = 'c'\n";
+        let (top, rest) = text.split_once('|').unwrap_or((text, ""));
+        std::fs::write(&dir, format!("{base}{top}{link}{rest}")).unwrap();
+        let loaded: Result<GatewayConfig, _> = tiermesh_daemon::load(&dir);
+        std::fs::remove_file(&dir).unwrap();
+        loaded
+            .and_then(|config| config.validate())
+            .map_or_else(|error| error.to_string(), |()| "accepted".into())
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_what_is_allowed() {
+        assert_eq!(refused(""), "accepted");
+        assert!(refused("ticket_ttl_s = 0").contains("`ticket_ttl_s` is 0: 1 to 86400"));
+        assert!(refused("colour = 'red'").contains("colour"));
+        assert!(refused("|credits_want = 9000").contains("link.credits_want"));
+        let own_name = refused(
+            "|[bedrock]\nnode = 'gw'\nregion = 'us-east-1'\n[[bedrock.models]]\nid = 'm'\nfamily = 'f'\nmodel_id = 'x.y'\ncontext_tokens = 1000\nquality = 0.5\ninput_usd_per_million = 1.0\noutput_usd_per_million = 1.0\npriced_on = '2026-11-20'",
+        );
+        assert!(own_name.contains("bedrock.node"), "{own_name}");
+    }
+}

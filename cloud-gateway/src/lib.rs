@@ -1,0 +1,68 @@
+//! The cloud gateway: nodes link to it, applications stream through it, and
+//! its router picks among linked nodes and Amazon Bedrock.
+
+mod build;
+mod catalog;
+mod config;
+mod fleet;
+mod rules;
+
+pub use build::{Gateway, build};
+pub use config::{GatewayConfig, LinkConfig, ListenConfig};
+
+pub use tiermesh_daemon::DaemonArgs;
+use tiermesh_daemon::{
+    Announcement, DaemonMode, announce, bind_tcp, load, print, show, stop_requested,
+};
+
+/// What `--help` ends with.
+pub const EXAMPLES: &str = "\
+Examples:
+  tiermesh cloud-gateway --config gateway.toml
+  tiermesh cloud-gateway --config gateway.toml --check-config
+  tiermesh cloud-gateway --config gateway.toml --print-config
+
+A smallest gateway.toml (make the certificates with `tiermesh ca`):
+  node = \"gateway-1\"
+  [link]
+  ca = \"ca.pem\"
+  certificate = \"gateway-1.pem\"
+  key = \"gateway-1.key\"";
+
+/// Runs the gateway until it is told to stop.
+///
+/// # Errors
+/// What kept it from starting.
+pub async fn run(args: DaemonArgs) -> anyhow::Result<()> {
+    tiermesh_telemetry::init(&args.log, tiermesh_telemetry::Format::Text)
+        .map_err(anyhow::Error::msg)?;
+    let config: GatewayConfig = load(&args.config)?;
+    config.validate()?;
+    match args.mode() {
+        DaemonMode::PrintConfig => {
+            show(&print(&config)?);
+            return Ok(());
+        }
+        DaemonMode::CheckConfig => {
+            show(&format!("{}: ok", args.config.display()));
+            return Ok(());
+        }
+        DaemonMode::Run => {}
+    }
+    let listener = bind_tcp(config.listen.api, "listen.api").await?;
+    let gateway = build(&config, listener).await?;
+    let mut announcement = Announcement::new(
+        "cloud-gateway",
+        config.node.as_str(),
+        gateway.endpoint().to_owned(),
+    );
+    announcement.link = Some(gateway.link_address().to_string());
+    announce(&announcement);
+    tracing::info!(node = %config.node, endpoint = gateway.endpoint(), "serving");
+    gateway
+        .serve(async {
+            let why = stop_requested().await;
+            tracing::info!(?why, "draining");
+        })
+        .await
+}

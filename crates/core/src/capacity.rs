@@ -1,0 +1,145 @@
+//! What nodes offer and how they are doing.
+
+use crate::id::{ModelDigest, ModelId, NodeId, NumericsId, Region, UserId};
+use crate::money::Usd;
+use crate::privacy::Destination;
+use crate::request::Task;
+use crate::tier::Tier;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A model as a node offers it: what does not change while it is loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelOffer {
+    /// Its exact name.
+    pub id: ModelId,
+    /// Its family; a request may ask for any member.
+    pub family: String,
+    /// SHA-256 over the artifact. None for a model behind an API.
+    pub digest: Option<ModelDigest>,
+    /// Equal ids say equal tokens. None for a model behind an API.
+    pub numerics_id: Option<NumericsId>,
+    /// The tasks it can do.
+    pub tasks: Vec<Task>,
+    /// Prompt and answer together, in tokens.
+    pub context_tokens: u32,
+    /// Measured quality at its job, 0 to 1.
+    pub quality: f32,
+    /// Price of a million prompt tokens.
+    pub input_per_million: Usd,
+    /// Price of a million answer tokens.
+    pub output_per_million: Usd,
+}
+
+impl ModelOffer {
+    /// What so many tokens cost.
+    #[must_use]
+    #[inline]
+    pub fn cost(&self, input_tokens: u64, output_tokens: u64) -> Usd {
+        self.input_per_million.per_million(input_tokens)
+            + self.output_per_million.per_million(output_tokens)
+    }
+}
+
+/// One model's measured speed on one node, at the present load.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ModelState {
+    /// Prompt tokens a second.
+    pub prefill_tok_s: f32,
+    /// Answer tokens a second of one stream.
+    pub decode_tok_s: f32,
+    /// Expected time to the first token of a short prompt, queue included.
+    pub first_token_ms: f32,
+    /// The same, at its 99th percentile.
+    pub first_token_p99_ms: f32,
+}
+
+/// How a node is doing. Latest wins; the lease runs from receipt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CapacityReport {
+    /// Counts up; an older report never replaces a newer one.
+    pub sequence: u64,
+    /// Streams the receiver may have open here.
+    pub credits: u32,
+    /// How long the report and its credits are good for.
+    pub lease: Duration,
+    /// Streams being answered.
+    pub active: u32,
+    /// Streams waiting.
+    pub queued: u32,
+    /// Busy share of the node, 0 to 1.
+    pub load: f32,
+    /// Charge in percent, on battery-powered nodes.
+    pub battery_percent: Option<u8>,
+    /// By position in the node's list of offers.
+    pub models: Vec<ModelState>,
+}
+
+/// How a breaker would treat the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Requests pass.
+    Closed,
+    /// A bounded number of probes pass.
+    HalfOpen,
+    /// Nothing passes for this long.
+    Open {
+        /// Until it half-opens.
+        retry_in: Duration,
+    },
+}
+
+/// One node's one model, as the decision sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CandidateState {
+    /// The node.
+    pub node: NodeId,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its region, where told.
+    pub region: Option<Region>,
+    /// Its owner, for a device.
+    pub owner: Option<UserId>,
+    /// Whoever the content passes through on the way, when not direct.
+    pub transit: Option<Destination>,
+    /// The model.
+    pub model: Arc<ModelOffer>,
+    /// Its measured speed.
+    pub state: ModelState,
+    /// Round trip to it.
+    pub rtt_ms: f32,
+    /// Streams that may still be opened on it.
+    pub credits_free: u32,
+    /// Busy share, 0 to 1.
+    pub load: f32,
+    /// Charge in percent, on battery-powered nodes.
+    pub battery_percent: Option<u8>,
+    /// Age of the report behind all this.
+    pub report_age: Duration,
+    /// The breaker in front of it.
+    pub breaker: BreakerState,
+}
+
+impl CandidateState {
+    /// Whom a permit for this candidate names.
+    #[must_use]
+    pub fn destination(&self) -> Destination {
+        Destination {
+            tier: self.tier,
+            region: self.region.clone(),
+            node: self.node.clone(),
+            owner: self.owner.clone(),
+        }
+    }
+}
+
+/// Everything a decision is made from, at one point of the report log.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Which run of the process the log belongs to.
+    pub epoch: u64,
+    /// The last report applied.
+    pub sequence: u64,
+    /// Every node's every model.
+    pub candidates: Vec<CandidateState>,
+}

@@ -1,0 +1,38 @@
+//! Core types and traits of tiermesh. No I/O, no runtime; one clock, to be
+//! handed to whoever needs the time.
+//!
+//! Everything that can answer a request implements [`Infer`]. A request's
+//! content is [`Sealed`]: it opens only with a [`Permit`], which only
+//! [`privacy::permit`] constructs, for that request and one destination.
+
+pub mod capacity;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod money;
+pub mod privacy;
+pub mod reason;
+pub mod request;
+pub mod tier;
+pub mod time;
+pub mod traits;
+
+pub use capacity::{
+    BreakerState, CandidateState, CapacityReport, ModelOffer, ModelState, Snapshot,
+};
+pub use error::{ErrorClass, InferError, Refusal};
+pub use event::{
+    Attempt, AttemptOutcome, DecisionSummary, Done, Event, Fallback, FinishReason, ReasonRecord,
+    Seam, SeamKind, TaskResult, TierScore, Token, Usage,
+};
+pub use id::{ModelDigest, ModelId, NodeId, NumericsId, PolicyName, Region, RequestId, UserId};
+pub use money::Usd;
+pub use privacy::{Destination, Permit, PermitError, PermitScope, Privacy, Sealed};
+pub use reason::Reason;
+pub use request::{
+    Content, Continuity, DeviceInfo, FieldError, Message, ModelSelector, NetworkKind, RawRequest,
+    Request, RequestMeta, Role, Sampling, Task, Thermal,
+};
+pub use tier::Tier;
+pub use time::{Clock, Deadline, MonotonicClock, Time};
+pub use traits::{Context, Continuation, EventStream, Explain, Fleet, Infer, InferFuture, Via};

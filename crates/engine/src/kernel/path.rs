@@ -1,0 +1,136 @@
+//! Which code path a process uses, and the proof that it may.
+
+use std::fmt;
+
+/// What a configuration asks for (`engine.kernel`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The fastest path this processor has.
+    #[default]
+    Auto,
+    /// AVX-512 with VNNI.
+    Avx512Vnni,
+    /// AVX2.
+    Avx2,
+    /// Plain Rust, correct on every processor.
+    Portable,
+}
+
+/// A path was asked for by name that this processor cannot run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("engine.kernel = {asked} cannot run on this processor; use auto, or one of: {available}")]
+pub struct KernelUnavailable {
+    asked: KernelChoice,
+    available: &'static str,
+}
+
+impl KernelChoice {
+    /// The name used in configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Finds the path on this processor.
+    ///
+    /// # Errors
+    ///
+    /// When the path was named and the processor lacks it.
+    pub fn resolve(self) -> Result<KernelPath, KernelUnavailable> {
+        let kind = match self {
+            Self::Auto if has_avx512_vnni() => Kind::Avx512Vnni,
+            Self::Auto if has_avx2() => Kind::Avx2,
+            Self::Avx512Vnni if has_avx512_vnni() => Kind::Avx512Vnni,
+            Self::Avx2 if has_avx2() => Kind::Avx2,
+            Self::Auto | Self::Portable => Kind::Portable,
+            Self::Avx512Vnni | Self::Avx2 => {
+                let available = if has_avx2() {
+                    "avx2, portable"
+                } else {
+                    "portable"
+                };
+                return Err(KernelUnavailable {
+                    asked: self,
+                    available,
+                });
+            }
+        };
+        Ok(KernelPath(kind))
+    }
+}
+
+impl fmt::Display for KernelChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for KernelChoice {
+    type Err = UnknownKernel;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKernel> {
+        [Self::Auto, Self::Avx512Vnni, Self::Avx2, Self::Portable]
+            .into_iter()
+            .find(|choice| choice.as_str() == name)
+            .ok_or_else(|| UnknownKernel(name.to_owned()))
+    }
+}
+
+/// A kernel name that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("engine.kernel = {0:?} is unknown; use auto, avx512-vnni, avx2 or portable")]
+pub struct UnknownKernel(String);
+
+/// A code path this processor has been seen to support. Only
+/// [`KernelChoice::resolve`] makes one, which is what the unsafe calls of the
+/// vector paths rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelPath(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Portable,
+    Avx2,
+    Avx512Vnni,
+}
+
+impl KernelPath {
+    pub(super) fn kind(self) -> Kind {
+        self.0
+    }
+
+    /// The path's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self.0 {
+            Kind::Portable => "portable",
+            Kind::Avx2 => "avx2",
+            Kind::Avx512Vnni => "avx512-vnni",
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_vnni() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx2() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512_vnni() -> bool {
+    false
+}

@@ -1,0 +1,167 @@
+//! What a door can say of models, nodes and edge endpoints.
+
+use std::time::Duration;
+use tiermesh_core::{
+    BreakerState, InferError, ModelId, ModelOffer, ModelSelector, NodeId, Privacy, Region, Tier,
+    UserId,
+};
+use tiermesh_proto::v1;
+
+/// Knows what can be had here and where.
+pub trait Catalog: Send + Sync + 'static {
+    /// Every model that can be asked for, once each.
+    fn models(&self) -> Vec<CatalogModel>;
+
+    /// Every node this daemon knows, itself included.
+    fn nodes(&self) -> Vec<NodeStatus>;
+
+    /// The nearest edge endpoints for content that must not pass a region,
+    /// nearest first.
+    ///
+    /// # Errors
+    /// When there is none, or this daemon does not know.
+    fn locate(&self, ask: &Locate) -> Result<Vec<Located>, InferError>;
+}
+
+/// A model and where it can be had from here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CatalogModel {
+    /// The model.
+    pub offer: ModelOffer,
+    /// The tiers that have it.
+    pub tiers: Vec<Tier>,
+}
+
+/// How a node is doing, for operators.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its region, where told.
+    pub region: Option<Region>,
+    /// Its owner, for a device.
+    pub owner: Option<UserId>,
+    /// The models it offers.
+    pub models: Vec<ModelId>,
+    /// Streams that may still be opened on it.
+    pub credits_free: u32,
+    /// Streams being answered.
+    pub active: u32,
+    /// Streams waiting.
+    pub queued: u32,
+    /// The breaker in front of it.
+    pub breaker: BreakerState,
+    /// Round trip to it, in milliseconds.
+    pub rtt_ms: f32,
+    /// Expected milliseconds to the first token of a short prompt.
+    pub first_token_ms: f32,
+    /// Answer tokens a second of one stream.
+    pub decode_tok_s: f32,
+    /// Age of its last capacity report.
+    pub report_age: Duration,
+    /// Busy share, 0 to 1.
+    pub load: f32,
+    /// Where clients reach its own door.
+    pub endpoint: Option<String>,
+}
+
+/// A search for an edge endpoint. It carries no content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locate {
+    /// Who asks.
+    pub user: UserId,
+    /// How far the content may travel.
+    pub privacy: Privacy,
+    /// The model it is for.
+    pub model: ModelSelector,
+    /// Prefer an edge of this region or zone.
+    pub region: Option<Region>,
+}
+
+/// An edge endpoint and the ticket that opens it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The node.
+    pub node: NodeId,
+    /// Its tier.
+    pub tier: Tier,
+    /// Where to send the request, for example `http://127.0.0.1:8081`.
+    pub endpoint: String,
+    /// Signed; sent as the metadata `tiermesh-ticket`.
+    pub ticket: String,
+    /// How long the ticket is good for.
+    pub ttl: Duration,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn text<T: ToString>(name: Option<T>) -> String {
+    name.map_or_else(String::new, |name| name.to_string())
+}
+
+impl From<CatalogModel> for v1::Model {
+    fn from(model: CatalogModel) -> Self {
+        let CatalogModel { offer, tiers } = model;
+        Self {
+            id: offer.id.to_string(),
+            family: offer.family,
+            digest: text(offer.digest),
+            tasks: offer
+                .tasks
+                .into_iter()
+                .map(|task| v1::Task::from(task) as i32)
+                .collect(),
+            context_tokens: offer.context_tokens,
+            quality: offer.quality,
+            input_usd_per_million: offer.input_per_million.as_dollars(),
+            output_usd_per_million: offer.output_per_million.as_dollars(),
+            tiers: tiers
+                .into_iter()
+                .map(|tier| v1::Tier::from(tier) as i32)
+                .collect(),
+        }
+    }
+}
+
+impl From<NodeStatus> for v1::Node {
+    fn from(node: NodeStatus) -> Self {
+        Self {
+            node: node.node.to_string(),
+            tier: v1::Tier::from(node.tier) as i32,
+            region: text(node.region),
+            owner: text(node.owner),
+            models: node.models.iter().map(ToString::to_string).collect(),
+            credits_free: node.credits_free,
+            streams_active: node.active,
+            streams_queued: node.queued,
+            breaker: match node.breaker {
+                BreakerState::Closed => "closed",
+                BreakerState::HalfOpen => "half_open",
+                BreakerState::Open { .. } => "open",
+            }
+            .to_owned(),
+            rtt_ms: f64::from(node.rtt_ms),
+            first_token_ms: f64::from(node.first_token_ms),
+            decode_tokens_per_s: f64::from(node.decode_tok_s),
+            report_age_ms: millis(node.report_age),
+            load: node.load,
+            endpoint: node.endpoint.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Located> for v1::locate_response::Endpoint {
+    fn from(located: Located) -> Self {
+        Self {
+            node: located.node.to_string(),
+            tier: v1::Tier::from(located.tier) as i32,
+            endpoint: located.endpoint,
+            ticket: located.ticket,
+            ticket_ttl_ms: millis(located.ttl),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The client API every daemon serves, on one port: gRPC (with health,
+//! reflection and grpc-web) and HTTP (OpenAI and Bedrock).
+//!
+//! All of them share one request path, [`Door`] handed to [`serve`]: fill the
+//! defaults in, validate, ask the content guard, take a stream slot, seal, and
+//! hand the request to whatever answers. The deadline binds the whole stream,
+//! and the slot belongs to the stream, whichever API it is read through.
+
+mod answer;
+mod bedrock;
+mod call;
+mod catalog;
+mod entry;
+mod grpc;
+mod http;
+mod listing;
+mod openai;
+mod serve;
+mod slots;
+mod status;
+
+pub use catalog::{Catalog, CatalogModel, Locate, Located, NodeStatus};
+pub use listing::{models_of, nodes_of};
+pub use serve::{ServeError, serve};
+
+use std::sync::Arc;
+use std::time::Duration;
+use tiermesh_core::{
+    Clock, Explain, Infer, InferError, NodeId, PolicyName, Region, RequestMeta, Tier, UserId,
+};
+
+/// Everything a daemon puts behind its client API.
+#[derive(Clone)]
+pub struct Door {
+    /// Answers requests.
+    pub infer: Arc<dyn Infer>,
+    /// Tells where a request would go.
+    pub explain: Arc<dyn Explain>,
+    /// Knows models, nodes and edge endpoints.
+    pub catalog: Arc<dyn Catalog>,
+    /// Identity, defaults and bounds.
+    pub options: DoorOptions,
+    /// The clock deadlines are told on.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Looks at a request's metadata and its sender before the request is sealed,
+/// and refuses what may not enter here. It may make the request stricter, for
+/// example give it the privacy of its policy.
+pub type Guard = Arc<dyn Fn(&mut RequestMeta, &Caller<'_>) -> Result<(), InferError> + Send + Sync>;
+
+/// What is known of a request's sender.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Caller<'a> {
+    /// The signed ticket it brought (`tiermesh-ticket`), unchecked.
+    pub ticket: Option<&'a str>,
+}
+
+/// Who a door is, what it fills in, and its bounds.
+#[derive(Clone)]
+pub struct DoorOptions {
+    /// This node.
+    pub node: NodeId,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its region, where it has one.
+    pub region: Option<Region>,
+    /// The user of requests that name none.
+    pub default_user: UserId,
+    /// The policy of requests that name none.
+    pub default_policy: PolicyName,
+    /// Refuses content that may not enter here; `None` lets everything in.
+    pub guard: Option<Guard>,
+    /// Answers at a time, over all connections and APIs. One more is refused
+    /// at once with the time to wait.
+    pub max_streams: usize,
+    /// Connections at a time; one more is closed at once.
+    pub max_connections: usize,
+    /// How often a silent HTTP/2 connection is pinged.
+    pub keepalive: Duration,
+    /// How long a ping may stay unanswered.
+    pub keepalive_timeout: Duration,
+    /// How long a client may take over a TLS handshake, request headers, or a
+    /// whole HTTP request body.
+    pub read_timeout: Duration,
+    /// How long a client may leave its socket full, or an event unread, before
+    /// it is cut off.
+    pub write_timeout: Duration,
+    /// How long open streams may go on after shutdown began.
+    pub drain_timeout: Duration,
+}
+
+impl DoorOptions {
+    /// A door of `node` on `tier` with the bounds of a small daemon: 256
+    /// streams, 1,024 connections, everyone let in.
+    #[must_use]
+    pub fn new(node: NodeId, tier: Tier, default_user: UserId, default_policy: PolicyName) -> Self {
+        Self {
+            node,
+            tier,
+            region: None,
+            default_user,
+            default_policy,
+            guard: None,
+            max_streams: 256,
+            max_connections: 1024,
+            keepalive: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a door lists, derived from a dispatcher's snapshot.
+
+use crate::catalog::{CatalogModel, NodeStatus};
+use tiermesh_core::{BreakerState, CandidateState, NodeId, Snapshot};
+
+/// Every model once, with the tiers it can be had on.
+#[must_use]
+pub fn models_of(snapshot: &Snapshot) -> Vec<CatalogModel> {
+    let mut models: Vec<CatalogModel> = Vec::new();
+    for candidate in &snapshot.candidates {
+        match models.iter_mut().find(|m| m.offer.id == candidate.model.id) {
+            None => models.push(CatalogModel {
+                offer: (*candidate.model).clone(),
+                tiers: vec![candidate.tier],
+            }),
+            Some(model) if !model.tiers.contains(&candidate.tier) => {
+                model.tiers.push(candidate.tier);
+                model.tiers.sort_unstable();
+            }
+            Some(_) => {}
+        }
+    }
+    models
+}
+
+/// Every node once. What a snapshot does not hold (streams, endpoints) is
+/// left at nothing, for the caller to fill in.
+pub fn nodes_of(snapshot: &Snapshot, breaker: impl Fn(&NodeId) -> BreakerState) -> Vec<NodeStatus> {
+    let mut nodes: Vec<NodeStatus> = Vec::new();
+    for candidate in &snapshot.candidates {
+        match nodes.iter_mut().find(|node| node.node == candidate.node) {
+            Some(node) => node.models.push(candidate.model.id.clone()),
+            None => nodes.push(node_of(candidate, breaker(&candidate.node))),
+        }
+    }
+    nodes
+}
+
+fn node_of(candidate: &CandidateState, breaker: BreakerState) -> NodeStatus {
+    NodeStatus {
+        node: candidate.node.clone(),
+        tier: candidate.tier,
+        region: candidate.region.clone(),
+        owner: candidate.owner.clone(),
+        models: vec![candidate.model.id.clone()],
+        credits_free: candidate.credits_free,
+        active: 0,
+        queued: 0,
+        breaker,
+        rtt_ms: candidate.rtt_ms,
+        first_token_ms: candidate.state.first_token_ms,
+        decode_tok_s: candidate.state.decode_tok_s,
+        report_age: candidate.report_age,
+        load: candidate.load,
+        endpoint: None,
+    }
+}

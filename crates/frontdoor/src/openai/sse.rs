@@ -1,0 +1,198 @@
+//! An answer as server-sent events.
+
+use super::reply::{Head, body, finish, usage};
+use super::{Opened, no_chat};
+use crate::answer::Answer;
+use crate::status::log;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_core::Stream;
+use http::{HeaderValue, header};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context as Poller, Poll};
+use tiermesh_core::{Done, ErrorClass, Event, InferError, SeamKind, Token};
+
+/// Events that are ready together leave together, up to about this many bytes.
+const FRAME_BYTES: usize = 16 * 1024;
+
+pub(super) fn respond(opened: Opened, include_usage: bool) -> Response {
+    let mut headers = opened.head.headers();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let chunks = Chunks::new(opened, include_usage);
+    (headers, Body::from_stream(chunks)).into_response()
+}
+
+/// The events of one answer, as bytes. It is polled by the connection: no
+/// task and no queue stand between the model and the socket.
+struct Chunks {
+    answer: Answer,
+    first: Option<Event>,
+    lines: Lines,
+    ended: bool,
+}
+
+impl Chunks {
+    fn new(opened: Opened, include_usage: bool) -> Self {
+        let mut lines = Lines::new(&opened.head, include_usage);
+        lines.chunk(&json!({ "role": "assistant", "content": "" }), None);
+        Self {
+            answer: opened.rest,
+            first: Some(opened.first),
+            lines,
+            ended: false,
+        }
+    }
+
+    fn poll_event(&mut self, cx: &mut Poller<'_>) -> Poll<Option<Result<Event, InferError>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(&mut self.answer).poll_next(cx),
+        }
+    }
+
+    fn write(&mut self, event: Result<Event, InferError>) {
+        let refused = match event {
+            Ok(Event::Tokens { items, .. }) => return self.lines.tokens(&items),
+            Ok(Event::Done(done)) => {
+                self.ended = true;
+                return self.lines.done(&done);
+            }
+            Ok(Event::Seam(seam)) if seam.kind == SeamKind::Restart && self.lines.spoken => {
+                // What was sent cannot be taken back over this API.
+                InferError::new(
+                    ErrorClass::Unavailable,
+                    "RESTARTED",
+                    "the answer starts over, which this API cannot say: ask again",
+                )
+            }
+            Ok(Event::Accepted(_) | Event::Seam(_)) => return,
+            Ok(Event::Result(_)) => no_chat(),
+            Err(error) => error,
+        };
+        log(&refused);
+        self.ended = true;
+        self.lines.event(&body(&refused));
+    }
+}
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<Option<Self::Item>> {
+        let chunks = &mut *self;
+        while !chunks.ended && chunks.lines.buffer.len() < FRAME_BYTES {
+            match chunks.poll_event(cx) {
+                Poll::Ready(Some(event)) => chunks.write(event),
+                Poll::Ready(None) => chunks.ended = true,
+                Poll::Pending if chunks.lines.buffer.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        let buffer = &mut chunks.lines.buffer;
+        if buffer.is_empty() {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Ok(buffer.split().freeze())))
+    }
+}
+
+/// Writes `data:` lines. What every chunk has in common is made once.
+struct Lines {
+    buffer: BytesMut,
+    /// Up to the delta's content.
+    before: String,
+    /// From the end of the delta's content.
+    after: &'static str,
+    head: Value,
+    include_usage: bool,
+    spoken: bool,
+}
+
+impl Lines {
+    fn new(head: &Head, include_usage: bool) -> Self {
+        let (id, model) = (json!(head.id), json!(head.model));
+        let before = format!(
+            "data: {{\"id\":{id},\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{model},\
+             \"choices\":[{{\"index\":0,\"delta\":{{\"content\":",
+            head.created
+        );
+        let after = if include_usage {
+            "},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
+        } else {
+            "},\"logprobs\":null,\"finish_reason\":null}]}\n\n"
+        };
+        let head = json!({
+            "id": id,
+            "object": "chat.completion.chunk",
+            "created": head.created,
+            "model": model,
+        });
+        Self {
+            buffer: BytesMut::with_capacity(1024),
+            before,
+            after,
+            head,
+            include_usage,
+            spoken: false,
+        }
+    }
+
+    /// One chunk for tokens that came together; none when they add no text.
+    fn tokens(&mut self, items: &[Token]) {
+        let joined: String;
+        let text = match items {
+            [token] => token.text.as_str(),
+            tokens => {
+                joined = tokens.iter().map(|token| token.text.as_str()).collect();
+                &joined
+            }
+        };
+        if text.is_empty() {
+            return;
+        }
+        self.spoken = true;
+        self.buffer.put_slice(self.before.as_bytes());
+        self.json(text);
+        self.buffer.put_slice(self.after.as_bytes());
+    }
+
+    fn done(&mut self, done: &Done) {
+        self.chunk(&json!({}), Some(finish(done.finish)));
+        if self.include_usage {
+            let mut last = self.head.clone();
+            last["choices"] = json!([]);
+            last["usage"] = usage(done.usage);
+            self.event(&last);
+        }
+        self.buffer.put_slice(b"data: [DONE]\n\n");
+    }
+
+    fn chunk(&mut self, delta: &Value, finish: Option<&str>) {
+        let mut chunk = self.head.clone();
+        chunk["choices"] = json!([{
+            "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish,
+        }]);
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        self.event(&chunk);
+    }
+
+    fn event(&mut self, value: &Value) {
+        self.buffer.put_slice(b"data: ");
+        self.json(value);
+        self.buffer.put_slice(b"\n\n");
+    }
+
+    fn json<T: serde::Serialize + ?Sized>(&mut self, value: &T) {
+        serde_json::to_writer((&mut self.buffer).writer(), value)
+            .expect("text and JSON values always serialise into memory");
+    }
+}

@@ -1,0 +1,10 @@
+//! The door over loopback, with a scripted answerer behind it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod fake;
+mod grpc;
+mod grpc_bounds;
+mod http;
+mod openai;
+mod raw_http;
+mod serve;

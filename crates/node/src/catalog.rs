@@ -1,0 +1,68 @@
+//! What a node's door can say of models, nodes and endpoints.
+
+use crate::fleet::NodeFleet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tiermesh_core::{ErrorClass, Fleet as _, InferError};
+use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
+use tiermesh_router::Dispatcher;
+
+/// The node's own view: itself, and what its gateway offers it.
+pub(crate) struct NodeCatalog {
+    pub(crate) fleet: Arc<NodeFleet>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    /// Known once the door is bound.
+    pub(crate) endpoint: Arc<OnceLock<String>>,
+}
+
+impl Catalog for NodeCatalog {
+    fn models(&self) -> Vec<CatalogModel> {
+        tiermesh_frontdoor::models_of(&self.fleet.snapshot())
+    }
+
+    fn nodes(&self) -> Vec<NodeStatus> {
+        let load = self.fleet.local.engine().load();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let mut nodes = tiermesh_frontdoor::nodes_of(&self.fleet.snapshot(), |node| {
+            self.dispatcher.breaker_state(node)
+        });
+        for node in &mut nodes {
+            if node.node == self.fleet.own.node {
+                node.active = count(load.active);
+                node.queued = count(load.queued);
+                node.endpoint = self.endpoint.get().cloned();
+            }
+        }
+        nodes
+    }
+
+    fn locate(&self, ask: &Locate) -> Result<Vec<Located>, InferError> {
+        let own = &self.fleet.own;
+        let here = ask.privacy.allows(own.tier)
+            && own.owner.as_ref().is_none_or(|owner| owner == &ask.user)
+            && self
+                .fleet
+                .local
+                .offers()
+                .iter()
+                .any(|offer| ask.model.matches(&offer.id, &offer.family));
+        match self.endpoint.get() {
+            Some(endpoint) if here => Ok(vec![Located {
+                node: own.node.clone(),
+                tier: own.tier,
+                endpoint: endpoint.clone(),
+                // Tickets are the gateway's to sign.
+                ticket: String::new(),
+                ttl: Duration::ZERO,
+            }]),
+            _ => Err(InferError::new(
+                ErrorClass::NotFound,
+                "NO_ENDPOINT",
+                format!(
+                    "`{}` is not the place for it: ask the gateway's Locate",
+                    own.node
+                ),
+            )),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The routing decision: context → constraints → scores → plan.
+//!
+//! It is a function. The nodes come as a [`Snapshot`], the time and the seed
+//! as arguments, and the same arguments give the same plan, bit for bit: no
+//! clock, no randomness, no map whose order varies, and of floating point
+//! only the operations IEEE 754 defines exactly. A decision therefore replays
+//! from the point of the report log it names.
+//!
+//! Hard limits are not scores. [`constraint`] removes candidates, each with a
+//! [`Reason`](tiermesh_core::Reason); only what remains is scored. What a
+//! policy weighs, and which tiers it likes, is data ([`Policies`]): no code
+//! here names a policy.
+//!
+//! [`Snapshot`]: tiermesh_core::Snapshot
+
+pub mod constraint;
+mod decide;
+mod estimate;
+mod limits;
+mod plan;
+mod policy;
+mod refusal;
+mod score;
+
+pub use decide::{Question, decide};
+pub use estimate::Estimate;
+pub use limits::Limits;
+pub use plan::{Choice, MAX_FALLBACKS, Plan, Removed};
+pub use policy::{DeadlineRule, Policies, Policy, PolicyError, Preference, Weights};
+pub use refusal::NoCandidate;
+pub use score::Points;
+
+#[cfg(test)]
+mod tests;

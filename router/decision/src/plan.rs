@@ -1,0 +1,175 @@
+//! The plan: whom to ask, in which order, and why.
+
+use crate::constraint::Constraint;
+use crate::decide::Question;
+use crate::estimate::Estimate;
+use crate::score::Points;
+use std::time::Duration;
+use tiermesh_core::{
+    CandidateState, DecisionSummary, Fallback, Reason, ReasonRecord, Snapshot, Tier, TierScore,
+};
+
+/// The most fallbacks a plan has.
+pub const MAX_FALLBACKS: usize = 4;
+/// The most removed candidates a plan remembers, and of those, the most that
+/// one constraint removed. The counts are complete.
+const MAX_REMOVED: usize = 16;
+const MAX_REMOVED_BY_ONE: u32 = 4;
+
+/// Whom to ask, in which order. It names candidates by their place in the
+/// snapshot it was made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// At least one, best first.
+    pub choices: Vec<Choice>,
+    /// Every tier's best score, in [`Tier::ALL`]'s order.
+    pub scores: [f64; 3],
+    /// Some of the candidates that were removed. When [`Plan::late`] is set,
+    /// the deadline's are notes: those candidates are in the plan.
+    pub removed: Vec<Removed>,
+    /// How many candidates each constraint removed, in its order.
+    pub counts: [u32; Constraint::COUNT],
+    /// Nobody would be in time, and the fastest go first.
+    pub late: bool,
+}
+
+/// One place to ask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// Its place in the snapshot.
+    pub index: usize,
+    /// What to expect of it.
+    pub estimate: Estimate,
+    /// Its points before their weights.
+    pub points: Points,
+    /// Its weighted score, 0 to 100.
+    pub score: f64,
+}
+
+impl Choice {
+    /// The candidate in the snapshot the plan was made from.
+    ///
+    /// # Panics
+    /// On another snapshot with fewer candidates.
+    #[must_use]
+    pub fn candidate<'a>(&self, snapshot: &'a Snapshot) -> &'a CandidateState {
+        &snapshot.candidates[self.index]
+    }
+}
+
+/// One candidate that was removed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Removed {
+    /// Its place in the snapshot.
+    pub index: usize,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Removed {
+    pub(crate) fn record(&self, snapshot: &Snapshot) -> ReasonRecord {
+        let candidate = &snapshot.candidates[self.index];
+        ReasonRecord {
+            node: Some(candidate.node.clone()),
+            model: Some(candidate.model.id.clone()),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+impl Plan {
+    /// How far the choice at `position` is ahead of the next, 0 to 1.
+    #[must_use]
+    pub fn confidence(&self, position: usize) -> f64 {
+        let score = |position: usize| self.choices.get(position).map(|c| c.score);
+        match (score(position), score(position + 1)) {
+            (Some(this), Some(next)) if this > 0.0 => ((this - next) / this).clamp(0.0, 1.0),
+            (Some(_), Some(_)) => 0.0,
+            _ => 1.0,
+        }
+    }
+
+    /// The decision as clients and tables see it, when the choice at
+    /// `position` is the one that is used.
+    ///
+    /// # Panics
+    /// When `position` is not in the plan, or on another snapshot.
+    #[must_use]
+    pub fn summary(
+        &self,
+        question: &Question<'_>,
+        snapshot: &Snapshot,
+        position: usize,
+    ) -> DecisionSummary {
+        let choice = &self.choices[position];
+        let candidate = choice.candidate(snapshot);
+        let about = |reason| ReasonRecord {
+            node: Some(candidate.node.clone()),
+            model: Some(candidate.model.id.clone()),
+            reason,
+        };
+        let mut reasons: Vec<_> = choice
+            .points
+            .reasons(&choice.estimate)
+            .map(about)
+            .into_iter()
+            .collect();
+        reasons.extend(self.removed.iter().map(|removed| removed.record(snapshot)));
+        let fallback = |choice: &Choice| {
+            let candidate = choice.candidate(snapshot);
+            Fallback {
+                tier: candidate.tier,
+                node: candidate.node.clone(),
+                model: candidate.model.id.clone(),
+            }
+        };
+        DecisionSummary {
+            policy: question.policy.name.clone(),
+            tier: candidate.tier,
+            node: candidate.node.clone(),
+            model: candidate.model.id.clone(),
+            scores: Tier::ALL
+                .into_iter()
+                .zip(self.scores)
+                .map(|(tier, score)| TierScore {
+                    tier,
+                    score: score as f32,
+                })
+                .collect(),
+            confidence: self.confidence(position) as f32,
+            reasons,
+            fallbacks: self.choices[position + 1..].iter().map(fallback).collect(),
+            first_token_ms: choice.estimate.first_token_ms as f32,
+            total_ms: choice.estimate.total_ms as f32,
+            cost: choice.estimate.cost,
+            epoch: snapshot.epoch,
+            sequence: snapshot.sequence,
+        }
+    }
+}
+
+/// Counts who was removed by what, and remembers a few.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) counts: [u32; Constraint::COUNT],
+    pub(crate) removed: Vec<Removed>,
+    /// The soonest that an open breaker half-opens.
+    pub(crate) retry_in: Option<Duration>,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, index: usize, reason: Reason) {
+        let Some(constraint) = Constraint::of(&reason) else {
+            return;
+        };
+        if let Reason::BreakerOpen { retry_in_ms } = reason {
+            let this = Duration::from_millis(retry_in_ms);
+            self.retry_in = Some(self.retry_in.map_or(this, |soonest| soonest.min(this)));
+        }
+        let count = &mut self.counts[constraint as usize];
+        *count = count.saturating_add(1);
+        if *count <= MAX_REMOVED_BY_ONE && self.removed.len() < MAX_REMOVED {
+            self.removed.push(Removed { index, reason });
+        }
+    }
+}

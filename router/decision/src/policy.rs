@@ -1,0 +1,216 @@
+//! Policies: what a kind of traffic wants, as data.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tiermesh_core::id::InvalidName;
+use tiermesh_core::request::MAX_DEADLINE_MS;
+use tiermesh_core::{ErrorClass, InferError, PolicyName, Privacy, Tier, Usd};
+
+mod file;
+
+/// The policies every installation has.
+const BUILTIN: &str = include_str!("../policies/builtin.toml");
+
+/// The most policies a set holds.
+pub(crate) const MAX_POLICIES: usize = 256;
+
+/// A set of policies and the name of its default. Immutable: a change makes
+/// another set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policies {
+    default: PolicyName,
+    by_name: BTreeMap<PolicyName, Arc<Policy>>,
+}
+
+impl Policies {
+    /// The built-in set.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self::parse(BUILTIN).expect("the built-in policies are tested")
+    }
+
+    /// A set from TOML, in the form of `policies/builtin.toml`.
+    ///
+    /// # Errors
+    /// The key that does not fit, with its value and what is allowed.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        file::parse(text, None)
+    }
+
+    /// This set with the policies of `text` added, or replaced by name.
+    ///
+    /// # Errors
+    /// As [`Policies::parse`]. Only `default` may be left out.
+    pub fn extended(&self, text: &str) -> Result<Self, PolicyError> {
+        file::parse(text, Some(self))
+    }
+
+    /// The policy of that name.
+    #[must_use]
+    pub fn get(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
+        self.by_name.get(name)
+    }
+
+    /// The policy of that name, or the refusal a client reads.
+    ///
+    /// # Errors
+    /// `POLICY_NOT_FOUND`, naming the value and the allowed ones.
+    pub fn require(&self, name: &PolicyName) -> Result<&Arc<Policy>, InferError> {
+        self.get(name).ok_or_else(|| {
+            let allowed: Vec<_> = self.names().map(PolicyName::as_str).collect();
+            let allowed = allowed.join(", ");
+            InferError::new(
+                ErrorClass::NotFound,
+                "POLICY_NOT_FOUND",
+                format!("policy `{name}` does not exist: use one of {allowed}"),
+            )
+            .with("policy", name.as_str())
+            .with("allowed", allowed)
+        })
+    }
+
+    /// The policy for a request that names none.
+    #[must_use]
+    pub const fn default_name(&self) -> &PolicyName {
+        &self.default
+    }
+
+    /// Every name, in order.
+    pub fn names(&self) -> impl Iterator<Item = &PolicyName> {
+        self.by_name.keys()
+    }
+
+    /// Every policy, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.by_name.values()
+    }
+}
+
+/// What one kind of traffic wants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// What clients call it. Decides nothing.
+    pub name: PolicyName,
+    /// What it is for, for people.
+    pub description: String,
+    /// Time to the first token when the client says nothing.
+    pub first_token: Option<Duration>,
+    /// Time to the end when the client says nothing.
+    pub total: Option<Duration>,
+    /// What those two do.
+    pub deadline: DeadlineRule,
+    /// How far content may travel; the request may only be stricter.
+    pub privacy: Privacy,
+    /// Models below this quality, 0 to 1, are not asked.
+    pub least_quality: f32,
+    /// The most an answer may cost when the client says nothing.
+    pub max_cost: Option<Usd>,
+    /// What a million tokens cost a device's battery, as money. It counts in
+    /// the score and is never charged.
+    pub device_energy_per_million: Usd,
+    /// How many fallbacks a plan may have, at most [`crate::MAX_FALLBACKS`].
+    pub fallbacks: usize,
+    /// What counts how much.
+    pub weights: Weights,
+    /// Which tiers it likes.
+    pub preference: Preference,
+}
+
+/// What a policy's own deadlines do. A client's remove whoever would miss
+/// them, as long as somebody would not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadlineRule {
+    /// They shape the latency points and remove nobody.
+    Steer,
+    /// They remove whoever would miss them while somebody would not.
+    Prefer,
+    /// They, and the client's too, remove whoever would miss them.
+    Require,
+}
+
+/// What counts how much. They add up to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weights {
+    /// Time to spare before the first token is due.
+    pub latency: f64,
+    /// Being cheap.
+    pub cost: f64,
+    /// The model's quality.
+    pub quality: f64,
+    /// Being idle.
+    pub load: f64,
+    /// Sparing a battery.
+    pub energy: f64,
+    /// The policy's liking for the tier.
+    pub preference: f64,
+}
+
+/// Points for each tier, 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preference {
+    /// For the device.
+    pub device: f64,
+    /// For the edge.
+    pub mec: f64,
+    /// For the cloud.
+    pub cloud: f64,
+}
+
+impl Preference {
+    /// The points for a tier.
+    #[must_use]
+    pub const fn of(&self, tier: Tier) -> f64 {
+        match tier {
+            Tier::Device => self.device,
+            Tier::Mec => self.mec,
+            Tier::Cloud => self.cloud,
+        }
+    }
+}
+
+/// A policy file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// It is not TOML of the expected shape; the source names the key, its
+    /// line and what is allowed there.
+    #[error("the policies are not TOML of the expected shape")]
+    Shape(#[source] Box<toml::de::Error>),
+    /// A policy's name is not a name.
+    #[error("a policy's name is not usable")]
+    Name(#[source] InvalidName),
+    /// A value is out of its range.
+    #[error("policy `{policy}`: `{key}` is {value}; allowed: {allowed}")]
+    Range {
+        /// The policy.
+        policy: String,
+        /// The key in it.
+        key: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it may be set to.
+        allowed: String,
+    },
+    /// `default` is absent or names no policy.
+    #[error("`default` is `{value}`; allowed: {allowed}")]
+    Default {
+        /// What it was set to; empty when absent.
+        value: String,
+        /// The policies there are.
+        allowed: String,
+    },
+    /// There are too many, or none.
+    #[error("there are {count} policies; allowed: 1 to {MAX_POLICIES}")]
+    Count {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// The longest a policy's deadline may be, in milliseconds.
+const MAX_POLICY_DEADLINE_MS: u64 = MAX_DEADLINE_MS;
+
+#[cfg(test)]
+mod tests;

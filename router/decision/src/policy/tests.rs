@@ -1,0 +1,106 @@
+use super::*;
+
+const ONE: &str = r#"
+default = "a"
+[policy.a]
+deadline = "steer"
+weights = { latency = 1, cost = 1, quality = 1, load = 1, energy = 0, preference = 0 }
+preference = { DEVICE = 1, MEC = 2, CLOUD = 3 }
+"#;
+
+fn refused(from: &str, to: &str) -> String {
+    assert!(ONE.contains(from), "{from}");
+    let error = Policies::parse(&ONE.replace(from, to)).unwrap_err();
+    match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[test]
+fn an_error_names_key_value_and_what_is_allowed() {
+    for (from, to, said) in [
+        (
+            "MEC = 2",
+            "MEC = 101",
+            ["preference.MEC", "101", "0 to 100"],
+        ),
+        (
+            "cost = 1",
+            "cost = -1",
+            ["weights.cost", "-1", "0 to 1000000"],
+        ),
+        (
+            "cost = 1",
+            "cost = nan",
+            ["weights.cost", "NaN", "0 to 1000000"],
+        ),
+        (
+            "cost = 1",
+            "price = 1",
+            ["price", "unknown field", "`cost`"],
+        ),
+        ("\"steer\"", "\"stear\"", ["stear", "steer", "require"]),
+        (
+            "deadline = \"steer\"",
+            "deadline = \"steer\"\ntotal_ms = 0",
+            ["total_ms", "is 0", "1 to 86400000"],
+        ),
+        (
+            "deadline = \"steer\"",
+            "deadline = \"steer\"\nfallbacks = 9",
+            ["fallbacks", "9", "0 to 4"],
+        ),
+        (
+            "deadline = \"steer\"",
+            "deadline = \"steer\"\nprivacy = \"none\"",
+            ["none", "device", "any"],
+        ),
+        (
+            "default = \"a\"",
+            "default = \"b\"",
+            ["default", "`b`", "a"],
+        ),
+    ] {
+        let error = refused(from, to);
+        for word in said {
+            assert!(error.contains(word), "`{word}` is not in: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_site_adds_and_replaces_by_name() {
+    let base = Policies::parse(ONE).unwrap();
+    let more = ONE
+        .replace("default = \"a\"", "")
+        .replace("policy.a", "policy.b");
+    let both = base.extended(&more).unwrap();
+    assert_eq!(both.default_name().as_str(), "a");
+    let names: Vec<_> = both.names().map(PolicyName::as_str).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn an_unknown_policy_is_named_with_the_allowed_ones() {
+    let policies = Policies::builtin();
+    let error = policies
+        .require(&PolicyName::new("gamign").unwrap())
+        .unwrap_err();
+    assert_eq!(error.class, ErrorClass::NotFound);
+    assert_eq!(error.reason, "POLICY_NOT_FOUND");
+    assert!(error.message.contains("`gamign`"), "{error}");
+    for name in policies.names() {
+        assert!(error.message.contains(name.as_str()), "{error}");
+    }
+}
+
+#[test]
+fn builtin_weights_add_up() {
+    for policy in Policies::builtin().iter() {
+        let w = policy.weights;
+        let sum = w.latency + w.cost + w.quality + w.load + w.energy + w.preference;
+        assert!((sum - 1.0).abs() < 1e-9, "{}: {sum}", policy.name);
+        assert!(!policy.description.is_empty());
+    }
+}

@@ -1,0 +1,6 @@
+//! What every policy comes to, what no plan does, and what a refusal says.
+
+mod plans;
+mod properties;
+mod table;
+mod world;

@@ -1,0 +1,190 @@
+//! The dispatcher: decide, ask, and go on to the next before the first token.
+
+use crate::breaker::Breakers;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tiermesh_core::{
+    BreakerState, Clock, Context, DecisionSummary, Destination, ErrorClass, Explain, Fleet, Infer,
+    InferError, InferFuture, NodeId, Refusal, Request, RequestMeta, Sealed, Tier,
+};
+use tiermesh_decision::Policies;
+
+mod attempt;
+mod decided;
+mod relay;
+mod run;
+
+use decided::Decided;
+use run::Run;
+
+/// What a dispatcher is made of.
+pub struct Setup {
+    /// The node it runs on. Its id goes into `via` before a request is handed
+    /// to another node, and the candidate of that id is the own engine.
+    pub own: Destination,
+    /// The nodes it picks among, its own engine included.
+    pub fleet: Arc<dyn Fleet>,
+    /// The policies it knows.
+    pub policies: Policies,
+    /// The breakers of this process.
+    pub breakers: Arc<Breakers>,
+    /// What the time is.
+    pub clock: Arc<dyn Clock>,
+    /// How patient it is.
+    pub options: Options,
+}
+
+/// How patient a dispatcher is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// A node has this many times its predicted 99th percentile to say its
+    /// first token, or the floor below, whichever is longer.
+    pub first_token_factor: u32,
+    /// The least time a node has to its first token.
+    pub first_token_floor: Duration,
+    /// The time the last choice of a plan has, when that is longer: with
+    /// nobody left to ask, late is better than never.
+    pub last_first_token: Duration,
+    /// The longest pause between two events of an answer.
+    pub stall: Duration,
+    /// Where a client should go whose content may not be here, for the error
+    /// it gets.
+    pub nearer_endpoint: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            first_token_factor: 4,
+            first_token_floor: Duration::from_secs(2),
+            last_first_token: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            nearer_endpoint: None,
+        }
+    }
+}
+
+/// An [`Infer`] that picks among the nodes of a fleet.
+///
+/// A node whose answer it hands on is told to answer itself: it gets the
+/// model, and a scope without tiers. A node that is reached through a transit
+/// gives the transit the tier to choose within, and a cloud node the cloud.
+/// The dispatcher adds its own id to `via` before it hands a request to
+/// another node; a receiver never adds the sender.
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    own: Destination,
+    fleet: Arc<dyn Fleet>,
+    policies: RwLock<Arc<Policies>>,
+    breakers: Arc<Breakers>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+}
+
+impl Dispatcher {
+    /// A dispatcher.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                own: setup.own,
+                fleet: setup.fleet,
+                policies: RwLock::new(Arc::new(setup.policies)),
+                breakers: setup.breakers,
+                clock: setup.clock,
+                options: setup.options,
+            }),
+        }
+    }
+
+    /// The policies in force.
+    #[must_use]
+    pub fn policies(&self) -> Arc<Policies> {
+        self.shared.policies()
+    }
+
+    /// Puts other policies in force. Requests under way keep theirs.
+    pub fn set_policies(&self, policies: Policies) {
+        *self
+            .shared
+            .policies
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+    }
+
+    /// How the breaker in front of a node treats the next request.
+    #[must_use]
+    pub fn breaker_state(&self, node: &NodeId) -> BreakerState {
+        let now = self.shared.clock.now();
+        self.shared.breakers.state(node, now)
+    }
+}
+
+impl Infer for Dispatcher {
+    fn infer(&self, request: Arc<Sealed<Request>>, context: Context) -> InferFuture<'_> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            shared.is_the_right_door(request.meta())?;
+            let decided = Decided::new(&shared, request.meta(), context)?;
+            Run::start(shared, request, decided).await
+        })
+    }
+}
+
+impl Explain for Dispatcher {
+    fn explain(&self, meta: &RequestMeta, context: &Context) -> Result<DecisionSummary, Refusal> {
+        let decided = Decided::new(&self.shared, meta, context.clone())?;
+        Ok(decided.summary(meta, &self.shared.own.node, 0))
+    }
+}
+
+impl Shared {
+    fn policies(&self) -> Arc<Policies> {
+        Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Refuses content that may not even be on this machine: it should have
+    /// gone in at a nearer door. Whose device this is does not matter, for a
+    /// door serves whoever came to it; its engine checks again.
+    fn is_the_right_door(&self, meta: &RequestMeta) -> Result<(), Refusal> {
+        let policies = self.policies();
+        let policy = policies.require(&meta.policy)?;
+        let privacy = meta.privacy.min(policy.privacy);
+        let far = !privacy.allows(self.own.tier);
+        let abroad = self.own.tier != Tier::Device
+            && meta.residency.is_some()
+            && meta.residency != self.own.region;
+        if !far && !abroad {
+            return Ok(());
+        }
+        let nearer = self.options.nearer_endpoint.as_deref();
+        let (tier, node) = (self.own.tier, &self.own.node);
+        let what = if far {
+            format!(
+                "privacy `{}` keeps content from the {tier} tier",
+                privacy.as_str()
+            )
+        } else {
+            "`residency` keeps content out of this region".to_owned()
+        };
+        let fix = nearer.map_or_else(
+            || "use the endpoint of an edge node or of the device".to_owned(),
+            |endpoint| format!("use {endpoint}"),
+        );
+        let error = InferError::new(
+            ErrorClass::Forbidden,
+            "WRONG_DOOR",
+            format!("{what}, where `{node}` stands: {fix}"),
+        );
+        Err(match nearer {
+            Some(endpoint) => error.with("endpoint", endpoint),
+            None => error,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+//! Dispatch: turns a decision into an answer.
+//!
+//! [`Dispatcher`] is an [`Infer`](tiermesh_core::Infer) over a
+//! [`Fleet`](tiermesh_core::Fleet) of others. It decides
+//! (`tiermesh_decision`), asks the first choice, and goes on to the next when
+//! one refuses, fails or stalls before its first token; the client sees
+//! another `Accepted` and nothing else. [`breaker`] keeps requests away from
+//! nodes that fail.
+//!
+//! It never reads content. It hands the sealed request on, and whoever sends
+//! or reads it opens it with a permit of its own.
+
+pub mod breaker;
+mod dispatch;
+
+pub use breaker::{BreakerConfig, Breakers, Outcome};
+pub use dispatch::{Dispatcher, Options, Setup};

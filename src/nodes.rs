@@ -1,0 +1,92 @@
+//! `tiermesh nodes`: the nodes a daemon knows.
+
+use crate::client::{DoorArgs, connect, explain, tier_name};
+use crate::out;
+use serde_json::json;
+use tiermesh_proto::v1;
+use tiermesh_proto::v1::fleet_client::FleetClient;
+
+/// Arguments of `tiermesh nodes`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tiermesh nodes
+  tiermesh nodes --endpoint http://127.0.0.1:8081 --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    door: DoorArgs,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the door said instead of listing.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut fleet = FleetClient::new(connect(&args.door.endpoint).await?);
+    let listed = fleet
+        .list_nodes(v1::ListNodesRequest {})
+        .await
+        .map_err(|status| explain(&status))?
+        .into_inner();
+    if !args.json {
+        out::line(&format!(
+            "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8} {:>10} {:>9} {:>8}  {}",
+            "NODE",
+            "TIER",
+            "CREDITS",
+            "ACTIVE",
+            "QUEUED",
+            "BREAKER",
+            "RTT ms",
+            "TTFT ms",
+            "TOK/S",
+            "AGE ms",
+            "MODELS"
+        ));
+    }
+    for node in listed.nodes {
+        out::line(&if args.json { record(&node) } else { row(&node) });
+    }
+    Ok(())
+}
+
+fn row(node: &v1::Node) -> String {
+    format!(
+        "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8.2} {:>10.1} {:>9.0} {:>8}  {}",
+        node.node,
+        tier_name(node.tier),
+        node.credits_free,
+        node.streams_active,
+        node.streams_queued,
+        node.breaker,
+        node.rtt_ms,
+        node.first_token_ms,
+        node.decode_tokens_per_s,
+        node.report_age_ms,
+        node.models.join(",")
+    )
+}
+
+fn record(node: &v1::Node) -> String {
+    json!({
+        "node": node.node,
+        "tier": tier_name(node.tier),
+        "region": node.region,
+        "owner": node.owner,
+        "models": node.models,
+        "credits_free": node.credits_free,
+        "streams_active": node.streams_active,
+        "streams_queued": node.streams_queued,
+        "breaker": node.breaker,
+        "rtt_ms": node.rtt_ms,
+        "first_token_ms": node.first_token_ms,
+        "decode_tokens_per_s": node.decode_tokens_per_s,
+        "report_age_ms": node.report_age_ms,
+        "load": node.load,
+        "endpoint": node.endpoint,
+    })
+    .to_string()
+}

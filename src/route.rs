@@ -1,0 +1,126 @@
+//! `tiermesh route explain`: where a request would go, and why.
+
+use crate::client::{DoorArgs, RequestArgs, explain, inference, tier_name};
+use crate::out;
+use serde_json::json;
+use tiermesh_proto::v1;
+
+/// Arguments of `tiermesh route`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show the decision for a request without running it.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tiermesh route explain \"sony mdr-zx110 headphones\"
+  tiermesh route explain \"sony mdr-zx110 headphones\" --policy batch --json")]
+struct ExplainArgs {
+    #[command(flatten)]
+    request: RequestArgs,
+    #[command(flatten)]
+    door: DoorArgs,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the door said instead of explaining.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let Command::Explain(args) = args.command;
+    let mut client = inference(&args.door.endpoint).await?;
+    let decision = client
+        .explain(v1::InferRequest::from(args.request))
+        .await
+        .map_err(|status| explain(&status))?
+        .into_inner();
+    if args.json {
+        out::line(&record(&decision).to_string());
+    } else {
+        show(&decision);
+    }
+    Ok(())
+}
+
+fn record(decision: &v1::Decision) -> serde_json::Value {
+    let scores = decision
+        .scores
+        .iter()
+        .map(|s| json!({"tier": tier_name(s.tier), "score": s.score}));
+    let reasons = decision.reasons.iter().map(|r| {
+        json!({"code": r.code, "node": r.node, "model": r.model, "value": r.value, "limit": r.limit, "removes": r.removes})
+    });
+    let fallbacks = decision
+        .fallbacks
+        .iter()
+        .map(|f| json!({"tier": tier_name(f.tier), "node": f.node, "model": f.model}));
+    json!({
+        "policy": decision.policy,
+        "tier": tier_name(decision.tier),
+        "node": decision.node,
+        "model": decision.model,
+        "scores": scores.collect::<Vec<_>>(),
+        "confidence": decision.confidence,
+        "reasons": reasons.collect::<Vec<_>>(),
+        "fallbacks": fallbacks.collect::<Vec<_>>(),
+        "first_token_ms": decision.first_token_ms,
+        "total_ms": decision.total_ms,
+        "cost_usd": decision.cost_usd,
+        "epoch": decision.epoch,
+        "sequence": decision.sequence,
+    })
+}
+
+fn show(decision: &v1::Decision) {
+    out::line(&format!(
+        "{} on {} ({}) by policy {}, confidence {:.2}",
+        tier_name(decision.tier),
+        decision.node,
+        decision.model,
+        decision.policy,
+        decision.confidence
+    ));
+    out::line(&format!(
+        "expected: first token {:.1} ms, whole answer at most {:.0} ms, ${:.7}",
+        decision.first_token_ms, decision.total_ms, decision.cost_usd
+    ));
+    for score in &decision.scores {
+        out::line(&format!(
+            "  {:<6} {:>5.1} of 100",
+            tier_name(score.tier),
+            score.score
+        ));
+    }
+    for reason in &decision.reasons {
+        let verb = if reason.removes { "removes" } else { "counts" };
+        let value = reason
+            .value
+            .map_or_else(String::new, |v| format!(" {v:.3}"));
+        let limit = reason
+            .limit
+            .map_or_else(String::new, |l| format!(" (limit or measure {l:.3})"));
+        out::line(&format!(
+            "  {} {verb} {}{value}{limit}",
+            reason.code, reason.node
+        ));
+    }
+    for fallback in &decision.fallbacks {
+        out::line(&format!(
+            "  then {} on {} ({})",
+            tier_name(fallback.tier),
+            fallback.node,
+            fallback.model
+        ));
+    }
+}

@@ -1,0 +1,348 @@
+//! The mesh: a gateway, edge nodes, a device agent, and a cloud tier.
+
+use crate::config::{self, GatewayPlace, NodePlace};
+use crate::daemon::Daemon;
+use crate::{BEDROCK_MODEL, DEVICE, GATEWAY, OWNER};
+use anyhow::{Context as _, bail};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tiermesh_identity::{CertificateAuthority, Principal, Validity};
+use tiermesh_proto::v1;
+use tiermesh_proto::v1::fleet_client::FleetClient;
+use tokio::time::Instant;
+
+/// How long the nodes may take to link up and report.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a daemon may take to drain.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// A throw-away authority's certificates.
+const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Where the cloud tier is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cloud {
+    /// There is none.
+    None,
+    /// Something that speaks Bedrock's wire at this URL.
+    Endpoint(String),
+    /// Amazon Bedrock, with the SDK's usual credentials.
+    Aws,
+}
+
+/// What a mesh is to be.
+#[derive(Debug, Clone)]
+pub struct MeshSpec {
+    /// The `tiermesh` program.
+    pub exe: PathBuf,
+    /// The models' directories.
+    pub models: Vec<PathBuf>,
+    /// How many edge nodes.
+    pub edges: usize,
+    /// Whether there is a device agent.
+    pub device: bool,
+    /// Whether to start a stand-in for Bedrock; otherwise `cloud` holds.
+    pub standin: bool,
+    /// The cloud tier, without a stand-in.
+    pub cloud: Cloud,
+    /// Use the documented ports instead of free ones.
+    pub fixed_ports: bool,
+    /// Streams a node computes at once.
+    pub workers: usize,
+    /// Streams that may wait on a node.
+    pub queue: usize,
+    /// What the daemons log.
+    pub log: String,
+    /// A file of policies for the gateway, beside the built-in ones.
+    pub policies: Option<PathBuf>,
+    /// When the gateway takes a silent cloud stream for stalled; its default
+    /// when absent.
+    pub cloud_idle_timeout_ms: Option<u64>,
+}
+
+impl MeshSpec {
+    /// A gateway, two edges, a device and a stand-in for Bedrock, on free ports.
+    #[must_use]
+    pub fn new(exe: impl Into<PathBuf>, model: impl Into<PathBuf>) -> Self {
+        Self {
+            exe: exe.into(),
+            models: vec![model.into()],
+            edges: 2,
+            device: true,
+            standin: true,
+            cloud: Cloud::None,
+            fixed_ports: false,
+            workers: 2,
+            queue: 64,
+            log: "info".to_owned(),
+            policies: None,
+            cloud_idle_timeout_ms: None,
+        }
+    }
+}
+
+/// A running mesh. Dropping it kills every process and removes its directory.
+pub struct Mesh {
+    /// The gateway.
+    pub gateway: Daemon,
+    /// The edge nodes, `edge-1` first.
+    pub edges: Vec<Daemon>,
+    /// The device agent.
+    pub device: Option<Daemon>,
+    /// The stand-in for Bedrock.
+    pub standin: Option<Daemon>,
+    spec: MeshSpec,
+    cloud: Cloud,
+    dir: TempDir,
+}
+
+impl Mesh {
+    /// Starts every daemon and waits until the gateway hears from all nodes.
+    ///
+    /// # Errors
+    /// Which daemon did not start, with the end of its log.
+    pub async fn start(spec: &MeshSpec) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("tiermesh-").tempdir()?;
+        let names: Vec<_> = (1..=spec.edges).map(|n| format!("edge-{n}")).collect();
+        certify(dir.path(), &names)?;
+        let starter = Starter {
+            spec,
+            dir: dir.path(),
+        };
+        let standin = match spec.standin {
+            true => Some(starter.standin().await?),
+            false => None,
+        };
+        let cloud = match &standin {
+            Some(standin) => Cloud::Endpoint(standin.endpoint().to_owned()),
+            None => spec.cloud.clone(),
+        };
+        let ports = (starter.port(8080), starter.port(4433));
+        let gateway = starter.gateway(&cloud, ports).await?;
+        let link = gateway
+            .announcement
+            .link
+            .clone()
+            .context("the gateway announces its link")?;
+        let mut edges = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            edges.push(starter.edge(name, &link, index).await?);
+        }
+        let device = match spec.device {
+            true => Some(starter.device(&link).await?),
+            false => None,
+        };
+        let mesh = Self {
+            gateway,
+            edges,
+            device,
+            standin,
+            spec: spec.clone(),
+            cloud,
+            dir,
+        };
+        mesh.wait_until_healthy().await?;
+        Ok(mesh)
+    }
+
+    /// Starts the gateway again after it ended, on the ports and with the
+    /// certificates it had. The nodes find back by themselves.
+    ///
+    /// # Errors
+    /// When it does not start, with the end of its log.
+    pub async fn restart_gateway(&mut self) -> anyhow::Result<()> {
+        let announced = &self.gateway.announcement;
+        let link = announced.link.as_deref().context("a gateway has a link")?;
+        let ports = (port_of(&announced.endpoint)?, port_of(link)?);
+        let starter = Starter {
+            spec: &self.spec,
+            dir: self.dir.path(),
+        };
+        self.gateway = starter.gateway(&self.cloud, ports).await?;
+        Ok(())
+    }
+
+    /// Where everything of the run lies: certificates, configurations, logs.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The nodes as the gateway sees them.
+    ///
+    /// # Errors
+    /// When the gateway does not answer.
+    pub async fn nodes(&self) -> anyhow::Result<Vec<v1::Node>> {
+        let mut fleet = FleetClient::connect(self.gateway.endpoint().to_owned()).await?;
+        let listed = fleet.list_nodes(v1::ListNodesRequest {}).await?;
+        Ok(listed.into_inner().nodes)
+    }
+
+    /// Returns once the gateway hears from every node that was started, and each
+    /// lets it open streams.
+    ///
+    /// # Errors
+    /// Who is missing after half a minute, with the gateway's log.
+    pub async fn wait_until_healthy(&self) -> anyhow::Result<()> {
+        let expected: Vec<_> = self
+            .edges
+            .iter()
+            .chain(&self.device)
+            .map(|daemon| daemon.name.as_str())
+            .collect();
+        let until = Instant::now() + HEALTHY_WITHIN;
+        loop {
+            let nodes = self.nodes().await.unwrap_or_default();
+            let ready = |name: &str| nodes.iter().any(|n| n.node == name && n.credits_free > 0);
+            if expected.iter().all(|name| ready(name)) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                bail!(
+                    "the gateway hears from {:?} and not from all of {expected:?}:\n{}",
+                    nodes.iter().map(|n| &n.node).collect::<Vec<_>>(),
+                    self.gateway.log()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// Drains every daemon, nodes before the gateway; then the exit codes by
+    /// name. Daemons that were killed are left out.
+    ///
+    /// # Errors
+    /// When one does not end.
+    pub async fn stop(self) -> anyhow::Result<Vec<(String, i32)>> {
+        let mut codes = Vec::new();
+        let order = self
+            .device
+            .into_iter()
+            .chain(self.edges)
+            .chain([self.gateway])
+            .chain(self.standin);
+        for mut daemon in order {
+            if daemon.has_ended()? {
+                continue;
+            }
+            let name = daemon.name.clone();
+            codes.push((name, daemon.stop(STOP_WITHIN).await?));
+        }
+        Ok(codes)
+    }
+}
+
+/// Writes the authority's certificate and one for every daemon.
+fn certify(dir: &Path, edges: &[String]) -> anyhow::Result<()> {
+    let ca = CertificateAuthority::generate(Validity::for_next(VALID_FOR))?;
+    std::fs::write(dir.join("ca.pem"), ca.certificate_pem())?;
+    let mut names = vec![
+        format!("spiffe://tiermesh/gateway/{GATEWAY}"),
+        format!("spiffe://tiermesh/device/{DEVICE}/owner/{OWNER}"),
+    ];
+    names.extend(
+        edges
+            .iter()
+            .map(|name| format!("spiffe://tiermesh/mec/{name}")),
+    );
+    for uri in names {
+        let principal: Principal = uri.parse()?;
+        let issued = ca.issue(&principal, &[], Validity::for_next(VALID_FOR))?;
+        let name = principal.node();
+        std::fs::write(dir.join(format!("{name}.pem")), issued.certificate_pem)?;
+        write_private(&dir.join(format!("{name}.key")), &issued.key_pem)?;
+    }
+    Ok(())
+}
+
+/// The port at the end of an address or a URL.
+fn port_of(address: &str) -> anyhow::Result<u16> {
+    let (_, port) = address.rsplit_once(':').context("an address has a port")?;
+    port.parse()
+        .with_context(|| format!("`{address}` ends with a port"))
+}
+
+/// A private key is for its owner's eyes.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(text.as_bytes())
+}
+
+struct Starter<'a> {
+    spec: &'a MeshSpec,
+    dir: &'a Path,
+}
+
+impl Starter<'_> {
+    fn port(&self, documented: u16) -> u16 {
+        if self.spec.fixed_ports { documented } else { 0 }
+    }
+
+    async fn daemon(&self, subcommand: &str, name: &str, config: String) -> anyhow::Result<Daemon> {
+        let path = self.dir.join(format!("{name}.toml"));
+        std::fs::write(&path, config)?;
+        let arguments = [
+            subcommand.to_owned(),
+            "--config".to_owned(),
+            path.display().to_string(),
+            "--log".to_owned(),
+            self.spec.log.clone(),
+        ];
+        Daemon::start(&self.spec.exe, self.dir, name, &arguments).await
+    }
+
+    async fn standin(&self) -> anyhow::Result<Daemon> {
+        let model = self.spec.models.first().context("a mesh has a model")?;
+        let arguments = [
+            "bedrock-standin".to_owned(),
+            "--model".to_owned(),
+            model.display().to_string(),
+            "--serve-as".to_owned(),
+            BEDROCK_MODEL.to_owned(),
+            "--log".to_owned(),
+            self.spec.log.clone(),
+        ];
+        Daemon::start(&self.spec.exe, self.dir, "bedrock-standin", &arguments).await
+    }
+
+    async fn gateway(&self, cloud: &Cloud, ports: (u16, u16)) -> anyhow::Result<Daemon> {
+        let (api_port, link_port) = ports;
+        let place = GatewayPlace {
+            dir: self.dir,
+            cloud,
+            policies: self.spec.policies.as_deref(),
+            cloud_idle_timeout_ms: self.spec.cloud_idle_timeout_ms,
+            api_port,
+            link_port,
+        };
+        let config = config::gateway(GATEWAY, &place);
+        self.daemon("cloud-gateway", GATEWAY, config).await
+    }
+
+    async fn edge(&self, name: &str, link: &str, index: usize) -> anyhow::Result<Daemon> {
+        // 8081, 8083, 8084, …: 8082 is the device agent's.
+        let offset = u16::try_from(index).unwrap_or(0);
+        let documented = if index == 0 { 8081 } else { 8082 + offset };
+        let config = config::edge(name, &self.place(link, self.port(documented)));
+        self.daemon("edge-node", name, config).await
+    }
+
+    async fn device(&self, link: &str) -> anyhow::Result<Daemon> {
+        let config = config::device(DEVICE, &self.place(link, self.port(8082)));
+        self.daemon("device-agent", DEVICE, config).await
+    }
+
+    fn place<'a>(&'a self, link: &'a str, api_port: u16) -> NodePlace<'a> {
+        NodePlace {
+            dir: self.dir,
+            models: &self.spec.models,
+            link,
+            api_port,
+            workers: self.spec.workers,
+            queue: self.spec.queue,
+        }
+    }
+}
