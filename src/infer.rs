@@ -39,14 +39,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Answer tokens a second after the first one.
+    /// Answer tokens a second, over the whole time from the door to the end:
+    /// a small model's tokens arrive in one batch, so a rate after the first
+    /// would say nothing.
     pub(crate) fn tokens_per_s(&self) -> Option<f64> {
         let done = self.done.as_ref()?;
-        let decode_ms = done.total_ms - done.first_token_ms?;
-        let after_first = done.output_tokens.saturating_sub(1);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = after_first as f64 / decode_ms * 1e3;
-        (after_first > 0 && decode_ms > 0.0).then_some(rate)
+        let rate = done.output_tokens as f64 / done.total_ms * 1e3;
+        (done.output_tokens > 0 && done.total_ms > 0.0).then_some(rate)
     }
 
     /// Why it went where it went: codes, those about the chosen node.

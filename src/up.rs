@@ -2,6 +2,7 @@
 
 use crate::demo::mesh::{CloudArg, cloud_note, spec};
 use crate::out;
+use anyhow::Context as _;
 use std::path::PathBuf;
 use tiermesh_harness::Mesh;
 
@@ -40,7 +41,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     spec.log = args.log;
     out::note(&cloud_note(&spec));
     let mesh = tokio::select! {
-        mesh = Mesh::start(&spec) => mesh?,
+        mesh = Mesh::start(&spec) => mesh.context("cannot start the mesh (if a port is taken: --free-ports listens on others)")?,
         _ = tiermesh_daemon::stop_requested() => return Ok(()),
     };
     let gateway = mesh.gateway.endpoint().to_owned();

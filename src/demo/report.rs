@@ -89,7 +89,7 @@ impl Outcome {
                     String::new()
                 };
                 format!(
-                    "{mark} {policy:<12} {door:<8} {:<6} {:<8} {:<16} {:>9.1} {rate:>8.0} {:>11.7}  {}{tried}",
+                    "{mark} {policy:<12} {door:<8} {:<6} {:<15} {:<21} {:>8.1} {rate:>8.0} {:>11.7}  {}{tried}",
                     tier_name(decision.tier),
                     decision.node,
                     decision.model,
@@ -99,7 +99,7 @@ impl Outcome {
                 )
             }
             Err(status) => format!(
-                "{mark} {policy:<12} {door:<8} {:<6} {:<8} {:<16} {:>9} {:>8} {:>11}  {}",
+                "{mark} {policy:<12} {door:<8} {:<6} {:<15} {:<21} {:>8} {:>8} {:>11}  {}",
                 "none",
                 "refused",
                 "-",
@@ -189,7 +189,7 @@ impl Report {
             return wrong;
         }
         out::line(&format!(
-            "\n  {:<12} {:<8} {:<6} {:<8} {:<16} {:>9} {:>8} {:>11}  REASONS",
+            "\n  {:<12} {:<8} {:<6} {:<15} {:<21} {:>8} {:>8} {:>11}  REASONS",
             "POLICY", "DOOR", "TIER", "NODE", "MODEL", "TTFT ms", "TOK/S", "COST USD"
         ));
         for outcome in &self.outcomes {

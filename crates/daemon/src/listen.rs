@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 /// A port that cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({source}): choose another with `{key}`")]
+#[error("cannot listen on {address}: choose another address with `{key}`")]
 pub struct ListenError {
     /// The address asked for.
     address: SocketAddr,

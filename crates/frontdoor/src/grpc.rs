@@ -209,6 +209,7 @@ impl Stream for WireAnswer {
         let mut wire = v1::InferEvent::from(event);
         if let Some(Wire::Accepted(accepted)) = &mut wire.event {
             accepted.request_id = self.0.request_id.to_string();
+            accepted.seed = self.0.seed;
         }
         Poll::Ready(Some(Ok(wire)))
     }

@@ -20,7 +20,7 @@ pub const GATEWAY_NAME: &str = "gateway.tiermesh.internal";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A PEM file cannot be read or holds nothing of the kind.
-    #[error("cannot read {what} from {}: {source}", path.display())]
+    #[error("cannot read {what} from {}", path.display())]
     Pem {
         /// What was expected.
         what: &'static str,

@@ -4,7 +4,8 @@ use crate::codec::{FrameReader, MAX_CONTROL, encode};
 use crate::session::{GatewayEvent, GatewaySession, NodeHello, SessionError};
 use crate::stream::{Admit, answer};
 use crate::transport::{
-    LinkError, STREAMS_FROM_DEVICE, STREAMS_FROM_MEC, code, endpoint_config, socket, transport,
+    Chain, LinkError, STREAMS_FROM_DEVICE, STREAMS_FROM_MEC, code, endpoint_config, socket,
+    transport,
 };
 use bytes::BytesMut;
 use prost::Message as _;
@@ -20,6 +21,7 @@ use tiermesh_identity::{Principal, peer_principal};
 use tiermesh_proto::link::{CapacityDatagram, ControlFrame, Offer, Welcome};
 use tokio::task::JoinSet;
 
+mod offers;
 mod table;
 
 use table::Entry;
@@ -194,7 +196,7 @@ async fn serve(incoming: Incoming, shared: Arc<Shared>) {
     match session(&connection, &shared).await {
         Ok(()) => tracing::info!(%address, "a node left"),
         Err(error) => {
-            tracing::warn!(%address, %error, "a node was disconnected");
+            tracing::warn!(%address, error = %Chain(&error), "a node was disconnected");
             let code = match &error {
                 LinkError::Session(SessionError::LeaseExpired) => code::LEASE,
                 LinkError::Session(_) | LinkError::Nameless(_) => code::REFUSED,
@@ -247,9 +249,7 @@ async fn session(connection: &Connection, shared: &Arc<Shared>) -> Result<(), Li
         offered: Vec::new(),
         answers: JoinSet::new(),
     };
-    let ended = driver.run(FrameReader::new(reader, MAX_CONTROL)).await;
-    driver.leave();
-    ended
+    driver.run(FrameReader::new(reader, MAX_CONTROL)).await
 }
 
 fn principal(connection: &Connection) -> Result<Principal, LinkError> {
@@ -396,15 +396,17 @@ impl Driver {
             return;
         };
         let offers = self.shared.upward.offers.offers_for(entry.hello());
-        if offers != self.offered {
+        if offers::differ(&self.offered, &offers) {
             self.offered.clone_from(&offers);
             self.session.offer(offers);
         }
     }
+}
 
-    /// The node is gone: nobody is sent there any more, and what it was
-    /// answering ends at once.
-    fn leave(&mut self) {
+/// However the session ends, by itself or dropped with the gateway: nobody is
+/// sent there any more, and what it was answering ends at once.
+impl Drop for Driver {
+    fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
             self.shared.table.leave(&entry);
         }

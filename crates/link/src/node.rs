@@ -5,7 +5,7 @@ use crate::codec::{FrameError, FrameReader, MAX_CONTROL, encode};
 use crate::session::{NodeEvent, NodeSession, NodeSessionConfig};
 use crate::stream::{Admit, answer};
 use crate::transport::{
-    KEEP_ALIVE, LinkError, STREAMS_FROM_GATEWAY, code, endpoint_config, socket, transport,
+    Chain, KEEP_ALIVE, LinkError, STREAMS_FROM_GATEWAY, code, endpoint_config, socket, transport,
 };
 use bytes::BytesMut;
 use prost::Message as _;
@@ -154,7 +154,7 @@ async fn keep_linked(endpoint: Endpoint, shared: Shared) {
         match ended {
             Ok(()) => tracing::info!(%gateway, ?wait, "the gateway ended the link; dialling again"),
             Err(error) => {
-                tracing::warn!(%gateway, %error, ?wait, "the link is down; dialling again")
+                tracing::warn!(%gateway, error = %Chain(&error), ?wait, "the link is down; dialling again")
             }
         }
         let mut stop = shared.stop.clone();

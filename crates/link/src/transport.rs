@@ -44,7 +44,7 @@ pub(crate) mod code {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The UDP port cannot be had.
-    #[error("cannot listen on udp {address}: {source}; choose another port with `listen.link`")]
+    #[error("cannot listen on udp {address}: choose another address with `listen.link`")]
     Bind {
         /// The address asked for.
         address: SocketAddr,
@@ -65,7 +65,7 @@ pub enum LinkError {
         source: quinn::ConnectError,
     },
     /// The connection could not be made, or broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke")]
     Connection(#[from] quinn::ConnectionError),
     /// The peer's certificate names nobody.
     #[error("the peer has no name")]
@@ -126,4 +126,19 @@ pub(crate) fn socket(address: SocketAddr) -> Result<std::net::UdpSocket, LinkErr
         Ok(socket.into())
     };
     open().map_err(|source| LinkError::Bind { address, source })
+}
+
+/// An error with its causes, for the one place that logs it.
+pub(crate) struct Chain<'a>(pub(crate) &'a LinkError);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = std::error::Error::source(self.0);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
 }

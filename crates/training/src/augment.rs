@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use crate::example::Example;
-use crate::gazetteer::{Names, capitalized, choose};
+use crate::gazetteer::{Names, capitalized, choose, pick};
 use crate::generate::recase;
 
 /// A real title with some of what sellers vary changed: case, model digits, the order and the
@@ -72,6 +72,45 @@ pub fn without_brand(rng: &mut Rng, example: &Example) -> Option<Example> {
         category: example.category.clone(),
     };
     Some(vary(rng, &bare))
+}
+
+/// Words and signs no template has, put before, behind or into a title, so that what stands
+/// beside a brand does not matter.
+pub fn with_noise(rng: &mut Rng, example: &mut Example, fillers: &[String]) {
+    const AROUND: [[&str; 2]; 12] = [
+        ["", " "],
+        ["", " - "],
+        ["", " | "],
+        ["", ": "],
+        ["(", ") "],
+        ["[", "] "],
+        ["【", "】"],
+        ["*", "* "],
+        ["", " / "],
+        ["#", " "],
+        ["\"", "\" "],
+        ["~", "~ "],
+    ];
+    for _ in 0..rng.usize(1..=2) {
+        let [open, close] = AROUND[rng.usize(..AROUND.len())];
+        let filler = pick(rng, fillers).as_str();
+        match rng.u8(..4) {
+            0 | 1 => example.before = format!("{open}{filler}{close}{}", example.before),
+            2 => example.after = format!("{} {open}{filler}{}", example.after, close.trim_end()),
+            _ => {
+                let part = if rng.bool() {
+                    &mut example.before
+                } else {
+                    &mut example.after
+                };
+                let gaps: Vec<usize> = part.match_indices(' ').map(|(i, _)| i).collect();
+                if !gaps.is_empty() {
+                    let gap = *pick(rng, &gaps);
+                    part.insert_str(gap, &format!(" {filler}"));
+                }
+            }
+        }
+    }
 }
 
 fn other_digits(rng: &mut Rng, text: &str) -> String {

@@ -27,6 +27,8 @@ pub struct Corpus {
     /// Lines of chatter for training; the rest is for tests.
     chatter: Vec<String>,
     held_out_chatter: Vec<String>,
+    /// Ordinary words, for noise.
+    fillers: Vec<String>,
     /// The words of every held-out title, in order of the alphabet.
     forbidden: BTreeSet<Vec<String>>,
     /// Brand names.
@@ -47,24 +49,27 @@ impl Corpus {
             gazetteer::held_out_only(&split.held_out, &[&split.train, &split.validation]);
         let gazetteer = gazetteer::read(data, &held_out_only)?;
         let words = Words::of(&split.train);
-        let (branded, unbranded) = (split.train.iter())
+        let (branded, unbranded): (Vec<Example>, Vec<Example>) = (split.train.iter())
             .filter_map(|row| row.example(&words))
             .partition(|example| example.brand.is_some());
         let path = data.join(CHATTER);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        let (held_out_chatter, chatter) = (text.lines().filter(|line| !line.trim().is_empty()))
-            .map(|line| line.chars().take(60).collect::<String>())
-            .partition(|line| rows::digest_modulo(line, 10) == 0);
+        let (held_out_chatter, chatter): (Vec<String>, Vec<String>) =
+            (text.lines().filter(|line| !line.trim().is_empty()))
+                .map(|line| line.chars().take(60).collect::<String>())
+                .partition(|line| rows::digest_modulo(line, 10) == 0);
         let forbidden = (split.held_out.iter())
             .map(|row| sorted_words(&row.title))
             .collect();
+        let fillers = fillers(&branded, &chatter);
         Ok(Self {
             split,
             branded,
             unbranded,
             chatter,
             held_out_chatter,
+            fillers,
             forbidden,
             gazetteer,
             phrasebook: Phrasebook::new(),
@@ -73,9 +78,15 @@ impl Corpus {
 
     /// The next training example. Changing digits or the order of words may turn a title into a
     /// held-out one; such an example is drawn again.
-    pub fn draw(&self, rng: &mut Rng) -> Example {
+    ///
+    /// A share of `noise` of those that name a product get words and signs put into them.
+    pub fn draw(&self, rng: &mut Rng, noise: f64) -> Example {
         loop {
-            let example = self.draw_any(rng);
+            let mut example = self.draw_any(rng);
+            let is_product = example.category != Category::NoProduct;
+            if noise > 0.0 && is_product && rng.f64() < noise {
+                augment::with_noise(rng, &mut example, &self.fillers);
+            }
             if !self.forbidden.contains(&sorted_words(&example.title())) {
                 return example;
             }
@@ -173,6 +184,36 @@ impl Corpus {
             .map(|line| chatter(line))
             .collect()
     }
+}
+
+/// Words that stand behind brands in training titles, and short stretches of Thai chatter.
+fn fillers(branded: &[Example], chatter: &[String]) -> Vec<String> {
+    // Vowels and tone marks that belong to the consonant before them.
+    let hangs = |c: char| matches!(c, '\u{0E30}'..='\u{0E3A}' | '\u{0E45}'..='\u{0E4E}');
+    let words = (branded.iter()).filter_map(|example| {
+        let word = example.after.split_whitespace().nth(2)?;
+        word.chars()
+            .all(|c| c.is_ascii_lowercase())
+            .then(|| word.to_owned())
+    });
+    let thai = chatter.iter().flat_map(|line| {
+        let mut stretches: Vec<String> = vec![String::new()];
+        for c in line.chars().take_while(|&c| !c.is_whitespace()) {
+            let last = stretches
+                .last()
+                .map_or(0, |stretch| stretch.chars().count());
+            if last >= 5 && !hangs(c) {
+                stretches.push(String::new());
+            }
+            if let Some(stretch) = stretches.last_mut() {
+                stretch.push(c);
+            }
+        }
+        stretches
+            .into_iter()
+            .filter(|stretch| stretch.chars().count() >= 3)
+    });
+    words.chain(thai).collect()
 }
 
 fn sorted_words(title: &str) -> Vec<String> {

@@ -91,7 +91,7 @@ struct BrandExtractor {
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Training steps
-    #[arg(long, default_value_t = 6000)]
+    #[arg(long, default_value_t = 12_000)]
     steps: usize,
     /// Shorten the run to fit into this many minutes
     #[arg(long)]
@@ -102,6 +102,9 @@ struct BrandExtractor {
     /// Peak learning rate
     #[arg(long, default_value_t = 1e-3)]
     rate: f64,
+    /// Share of the titles with words and signs put into them
+    #[arg(long, default_value_t = 0.35)]
+    noise: f64,
     /// Minutes between checkpoints
     #[arg(long, default_value_t = 4.0)]
     checkpoint_minutes: f64,
@@ -131,6 +134,7 @@ fn brand_extractor(args: BrandExtractor) -> Result<()> {
             .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
         batch: args.batch,
         peak_rate: args.rate,
+        noise: args.noise,
         checkpoint_every: Duration::from_secs_f64(args.checkpoint_minutes * 60.0),
         shape: Shape::BRAND_EXTRACTOR,
     };

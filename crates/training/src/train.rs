@@ -44,6 +44,8 @@ pub struct Plan {
     pub batch: usize,
     /// The highest learning rate.
     pub peak_rate: f64,
+    /// Share of the examples with words and signs put into them.
+    pub noise: f64,
     /// Time between checkpoints.
     pub checkpoint_every: Duration,
     /// The model's shape.
@@ -175,7 +177,7 @@ impl Run<'_> {
     fn next_batch(&mut self) -> Result<Batch> {
         if self.pool.is_empty() {
             let examples: Vec<Example> = (0..POOL_BATCHES * self.plan.batch)
-                .map(|_| self.corpus.draw(&mut self.rng))
+                .map(|_| self.corpus.draw(&mut self.rng, self.plan.noise))
                 .collect();
             let mut encoded = batch::encode_all(self.tokenizer, &examples)?;
             encoded.retain(|one| one.ids.len() <= self.plan.shape.max_positions);

@@ -55,7 +55,7 @@ fn held_out_rows_never_appear_in_training() {
     assert!(held_out.len() > 30);
     let mut rng = Rng::with_seed(1);
     for _ in 0..5_000 {
-        let title = corpus.draw(&mut rng).title().to_lowercase();
+        let title = corpus.draw(&mut rng, 0.3).title().to_lowercase();
         assert!(!held_out.contains(&title), "{title}");
     }
     let texts = corpus.texts();
@@ -75,7 +75,7 @@ fn every_answer_is_json_and_its_brand_stands_in_the_title() {
     let mut rng = Rng::with_seed(2);
     let mut languages = BTreeSet::new();
     for _ in 0..5_000 {
-        let example = corpus.draw(&mut rng);
+        let example = corpus.draw(&mut rng, 0.3);
         let answer = example.answer();
         let json: serde_json::Value =
             serde_json::from_str(answer.strip_suffix(END).unwrap()).unwrap();
@@ -96,7 +96,7 @@ fn the_same_seed_draws_the_same_examples() {
     let draw = |seed| -> Vec<Example> {
         let mut rng = Rng::with_seed(seed);
         let corpus = corpus();
-        (0..200).map(|_| corpus.draw(&mut rng)).collect()
+        (0..200).map(|_| corpus.draw(&mut rng, 0.3)).collect()
     };
     assert_eq!(draw(3), draw(3));
     assert_ne!(draw(3), draw(4));
@@ -226,6 +226,7 @@ fn a_short_run_lowers_the_loss_and_leaves_a_model_that_answers() {
         limit: None,
         batch: 16,
         peak_rate: 2e-3,
+        noise: 0.3,
         checkpoint_every: Duration::from_secs(600),
         shape: shape(),
     };
@@ -261,6 +262,7 @@ fn a_run_told_to_stop_still_saves() {
         limit: None,
         batch: 4,
         peak_rate: 1e-3,
+        noise: 0.3,
         checkpoint_every: Duration::from_secs(600),
         shape: shape(),
     };
@@ -300,7 +302,7 @@ fn a_perfect_answerer_scores_one_in_every_group() {
 }
 
 #[test]
-fn test_templates_and_names_are_not_trained_on() {
+fn templates_and_names_of_the_test_set_are_not_trained_on() {
     let corpus = corpus();
     let train: BTreeSet<&String> = (corpus.gazetteer.train.thai.iter())
         .chain(&corpus.gazetteer.train.latin)

@@ -38,7 +38,7 @@ fn forty_thousand_examples_hold_no_held_out_title() {
         .collect();
     let mut rng = Rng::with_seed(9);
     for _ in 0..40_000 {
-        let title = corpus.draw(&mut rng).title().to_lowercase();
+        let title = corpus.draw(&mut rng, 0.3).title().to_lowercase();
         assert!(!held_out.contains(&title), "{title}");
     }
 }
@@ -72,7 +72,7 @@ fn a_title_contains_its_brand_token_for_token() {
     let mut copyable = 0;
     let mut branded = 0;
     for _ in 0..5_000 {
-        let example = corpus.draw(&mut rng);
+        let example = corpus.draw(&mut rng, 0.3);
         if example.brand.is_none() || example.category == Category::NoProduct {
             continue;
         }

@@ -15,6 +15,7 @@ impl From<Event> for v1::InferEvent {
             Event::Accepted(decision) => Wire::Accepted(v1::Accepted {
                 decision: Some((*decision).into()),
                 request_id: String::new(),
+                seed: 0,
             }),
             Event::Tokens { first_seq, items } => Wire::Tokens(v1::Tokens {
                 first_seq,

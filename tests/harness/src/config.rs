@@ -48,7 +48,7 @@ pub(crate) fn gateway(name: &str, place: &GatewayPlace<'_>) -> String {
     let (input, output, day) = NOVA_LITE;
     text.push_str(&format!(
         "\n[bedrock]\nnode = \"{node}\"\n{endpoint}{idle}\n\
-         [[bedrock.models]]\nid = \"{CLOUD_MODEL}\"\nfamily = \"nova\"\n\
+         [[bedrock.models]]\nid = \"{BEDROCK_MODEL}\"\nfamily = \"{CLOUD_MODEL}\"\n\
          model_id = \"{BEDROCK_MODEL}\"\ncontext_tokens = 300000\nquality = 0.9\n\
          input_usd_per_million = {input:?}\noutput_usd_per_million = {output:?}\n\
          priced_on = \"{day}\"\n"

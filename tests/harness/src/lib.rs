@@ -4,6 +4,7 @@
 //! Everything lives in one throw-away directory: a certificate authority made
 //! for the run, the configurations, and a log per daemon.
 
+pub mod client;
 mod config;
 mod daemon;
 mod mesh;
@@ -24,7 +25,7 @@ pub const BEDROCK: &str = "bedrock";
 pub const STANDIN: &str = "bedrock-standin";
 /// The region the gateway stands in.
 pub const REGION: &str = "ap-southeast-7";
-/// The model of the cloud tier, as the mesh names it.
+/// The cloud tier's model by its family, which is what people type.
 pub const CLOUD_MODEL: &str = "nova-lite";
-/// The same, as Bedrock names it.
+/// The same by its id, Bedrock's own, so that an AWS application finds it.
 pub const BEDROCK_MODEL: &str = "amazon.nova-lite-v1:0";

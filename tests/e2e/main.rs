@@ -1,0 +1,13 @@
+//! The whole product from outside: real processes, real sockets, and a client
+//! that knows nothing but the API.
+
+mod bad_input;
+mod cloud;
+mod commands;
+mod daemons;
+mod deadlines;
+mod doors;
+mod policies;
+mod privacy;
+mod streams;
+mod support;
