@@ -1,4 +1,5 @@
 //! Parts of a running mesh die, stall and return under load.
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 #![expect(
     clippy::print_stdout,
     reason = "the counts are for whoever reads the run"

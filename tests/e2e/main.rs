@@ -1,5 +1,6 @@
 //! The whole product from outside: real processes, real sockets, and a client
 //! that knows nothing but the API.
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
 mod bad_input;
 mod cloud;

@@ -260,3 +260,53 @@ fn random_frames_never_panic_a_session() {
     }
     assert_eq!(millis(Duration::MAX), u64::MAX);
 }
+
+/// The other messages of a link, damaged: an error or a valid value. The fuzz
+/// target `link_frames` goes further.
+#[test]
+fn damaged_messages_never_panic_a_conversion() {
+    use prost::Message as _;
+    use tiermesh_proto::link::{CapacityDatagram, Start, StreamFrame};
+    use tiermesh_proto::v1::{InferRequest, infer_request::Content};
+
+    let request = InferRequest {
+        request_id: "r".into(),
+        user_id: "ann".into(),
+        policy: "iot".into(),
+        content: Some(Content::Prompt("title".into())),
+        ..InferRequest::default()
+    };
+    let start = Start {
+        request: Some(request),
+        emitted_ids: vec![1, 2, 3],
+        total_remaining_us: Some(50_000),
+        via: vec!["edge-1".into()],
+        permit_scope: 7,
+        ..Start::default()
+    };
+    let report = CapacityDatagram::from(&report(1, 8, REFRESH_IDLE_MEC));
+    let whole = [start.encode_to_vec(), report.encode_to_vec()];
+    let mut accepted = 0;
+    for seed in 0..4000 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = whole[random.usize(0..whole.len())].clone();
+        for _ in 0..random.usize(0..4) {
+            let at = random.usize(0..bytes.len());
+            bytes[at] = random.u8(..);
+        }
+        if let Ok(wire) = Start::decode(bytes.as_slice()) {
+            accepted += u32::from(tiermesh_proto::start_from_wire(wire, Time::ZERO).is_ok());
+        }
+        if let Ok(wire) = CapacityDatagram::decode(bytes.as_slice()) {
+            accepted += u32::from(CapacityReport::try_from(wire).is_ok());
+        }
+        if let Ok(StreamFrame { frame: Some(frame) }) = StreamFrame::decode(bytes.as_slice()) {
+            use tiermesh_proto::link::stream_frame::Frame;
+            match frame {
+                Frame::Event(event) => drop(tiermesh_core::Event::try_from(event)),
+                Frame::Failure(failure) => drop(tiermesh_proto::failure_from_wire(failure)),
+            }
+        }
+    }
+    assert!(accepted > 1000, "most damage was fatal: {accepted}");
+}
