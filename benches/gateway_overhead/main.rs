@@ -46,8 +46,15 @@ async fn main() -> anyhow::Result<()> {
     if let (Some(dir), Some(link)) = (&arguments.node.paced_node, arguments.node.link) {
         return node::serve(dir, link).await;
     }
-    let flags = arguments.flags;
-    let effort = effort(flags, arguments.rounds);
+    // Told to stop, it drops what it started: the children do not outlive it.
+    tokio::select! {
+        outcome = run(arguments.flags, arguments.rounds) => outcome,
+        _ = tiermesh_daemon::stop_requested() => anyhow::bail!("stopped"),
+    }
+}
+
+async fn run(flags: Flags, rounds: usize) -> anyhow::Result<()> {
+    let effort = effort(flags, rounds);
     let place = Place::start().await?;
     match &place.haproxy {
         Some(haproxy) => say(&format!("peer: {}", haproxy.version)),

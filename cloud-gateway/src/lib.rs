@@ -11,9 +11,7 @@ pub use build::{Gateway, build};
 pub use config::{GatewayConfig, LinkConfig, ListenConfig};
 
 pub use tiermesh_daemon::DaemonArgs;
-use tiermesh_daemon::{
-    Announcement, DaemonMode, announce, bind_tcp, load, print, show, stop_requested,
-};
+use tiermesh_daemon::{Announcement, announce, bind_tcp, configured, stop_requested};
 
 /// What `--help` ends with.
 pub const EXAMPLES: &str = "\
@@ -36,19 +34,9 @@ A smallest gateway.toml (make the certificates with `tiermesh ca`):
 pub async fn run(args: DaemonArgs) -> anyhow::Result<()> {
     tiermesh_telemetry::init(&args.log, tiermesh_telemetry::Format::Text)
         .map_err(anyhow::Error::msg)?;
-    let config: GatewayConfig = load(&args.config)?;
-    config.validate()?;
-    match args.mode() {
-        DaemonMode::PrintConfig => {
-            show(&print(&config)?);
-            return Ok(());
-        }
-        DaemonMode::CheckConfig => {
-            show(&format!("{}: ok", args.config.display()));
-            return Ok(());
-        }
-        DaemonMode::Run => {}
-    }
+    let Some(config) = configured(&args, GatewayConfig::validate)? else {
+        return Ok(());
+    };
     let listener = bind_tcp(config.listen.api, "listen.api").await?;
     let gateway = build(&config, listener).await?;
     let mut announcement = Announcement::new(

@@ -39,10 +39,12 @@ async fn unknown_names_are_not_found_and_known_ones_are_listed() {
     }
 }
 
+type Spoil = Box<dyn Fn(&mut v1::InferRequest)>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_fields_are_named() {
     let mesh = mesh(|_| {}).await;
-    let cases: Vec<(&str, Box<dyn Fn(&mut v1::InferRequest)>)> = vec![
+    let cases: Vec<(&str, Spoil)> = vec![
         (
             "prompt",
             Box::new(|r| *r = prompt(&"x".repeat(300 * 1024), 8)),

@@ -100,7 +100,7 @@ async fn refusals_of_the_cloud_have_their_own_status() {
         ),
         (
             Fault::AccessDenied,
-            Code::Unauthenticated,
+            Code::Unavailable,
             "BEDROCK_ACCESS_DENIED",
         ),
         (

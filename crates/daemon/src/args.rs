@@ -1,5 +1,9 @@
 //! The arguments every daemon takes.
 
+use crate::announce::show;
+use crate::config::{ConfigError, load, print};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 /// The arguments every daemon takes.
@@ -24,25 +28,24 @@ pub struct DaemonArgs {
     pub log: String,
 }
 
-/// What a daemon was started for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DaemonMode {
-    /// To serve.
-    Run,
-    /// To look at its configuration.
-    CheckConfig,
-    /// To show its configuration.
-    PrintConfig,
-}
-
-impl DaemonArgs {
-    /// What the daemon was started for.
-    #[must_use]
-    pub const fn mode(&self) -> DaemonMode {
-        match (self.print_config, self.check_config) {
-            (true, _) => DaemonMode::PrintConfig,
-            (false, true) => DaemonMode::CheckConfig,
-            (false, false) => DaemonMode::Run,
-        }
+/// The configuration to run with; `None` when the arguments asked to look at
+/// it and no more, which is done then.
+///
+/// # Errors
+/// When the file cannot be read or does not hold what it may.
+pub fn configured<T: Serialize + DeserializeOwned>(
+    args: &DaemonArgs,
+    validate: impl FnOnce(&T) -> Result<(), ConfigError>,
+) -> Result<Option<T>, ConfigError> {
+    let config: T = load(&args.config)?;
+    validate(&config)?;
+    if args.print_config {
+        show(&print(&config));
+        return Ok(None);
     }
+    if args.check_config {
+        show(&format!("{}: ok", args.config.display()));
+        return Ok(None);
+    }
+    Ok(Some(config))
 }

@@ -66,10 +66,10 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 
 /// The configuration as TOML, defaults filled in.
 ///
-/// # Errors
-/// Never for plain data; the serializer's answer otherwise.
-pub fn print<T: Serialize>(config: &T) -> Result<String, toml::ser::Error> {
-    toml::to_string_pretty(config)
+/// # Panics
+/// When a configuration has a map whose keys are no strings; none has.
+pub fn print<T: Serialize>(config: &T) -> String {
+    toml::to_string_pretty(config).expect("a configuration is plain tables")
 }
 
 /// Refuses `value` outside `range`, naming the key.

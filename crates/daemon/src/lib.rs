@@ -9,7 +9,7 @@ mod routing;
 mod signal;
 
 pub use announce::{Announcement, announce, show};
-pub use args::{DaemonArgs, DaemonMode};
+pub use args::{DaemonArgs, configured};
 pub use config::{ConfigError, check, load, print};
 pub use listen::{ListenError, TlsPaths, bind_tcp, require_tls_off_loopback};
 pub use routing::{PoliciesError, epoch, policies};

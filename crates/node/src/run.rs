@@ -2,9 +2,7 @@
 
 use crate::build::build;
 use crate::config::{NodeConfig, Role};
-use tiermesh_daemon::{
-    Announcement, DaemonArgs, DaemonMode, announce, bind_tcp, load, print, show, stop_requested,
-};
+use tiermesh_daemon::{Announcement, DaemonArgs, announce, bind_tcp, configured, stop_requested};
 
 /// Runs a node until it is told to stop.
 ///
@@ -13,19 +11,9 @@ use tiermesh_daemon::{
 pub async fn run(args: DaemonArgs, role: Role) -> anyhow::Result<()> {
     tiermesh_telemetry::init(&args.log, tiermesh_telemetry::Format::Text)
         .map_err(anyhow::Error::msg)?;
-    let config: NodeConfig = load(&args.config)?;
-    config.validate(role)?;
-    match args.mode() {
-        DaemonMode::PrintConfig => {
-            show(&print(&config)?);
-            return Ok(());
-        }
-        DaemonMode::CheckConfig => {
-            show(&format!("{}: ok", args.config.display()));
-            return Ok(());
-        }
-        DaemonMode::Run => {}
-    }
+    let Some(config) = configured(&args, |config: &NodeConfig| config.validate(role))? else {
+        return Ok(());
+    };
     let listener = bind_tcp(config.listen.api, "listen.api").await?;
     let node = tokio::task::block_in_place(|| build(&config, role, listener))?;
     let announcement = Announcement::new(

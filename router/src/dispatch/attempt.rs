@@ -133,6 +133,21 @@ impl Attempt {
         timer: &mut Pin<Box<Sleep>>,
         begun: bool,
     ) -> Result<Event, Failed> {
+        loop {
+            if let Some(event) = self.wait(shared, decided, timer, begun).await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// One wait for the next event; `None` when it is worth another.
+    async fn wait(
+        &mut self,
+        shared: &Shared,
+        decided: &Decided,
+        timer: &mut Pin<Box<Sleep>>,
+        begun: bool,
+    ) -> Result<Option<Event>, Failed> {
         let started = shared.clock.now();
         let node = || decided.candidate(self.position).node.clone();
         if decided.context.deadline.is_over(started) {
@@ -150,7 +165,7 @@ impl Attempt {
             self.patience.waited += now.since(started);
         }
         match event {
-            Some(Some(Ok(event))) => Ok(event),
+            Some(Some(Ok(event))) => Ok(Some(event)),
             Some(Some(Err(error))) => Err(self.patience.judge(error, begun)),
             Some(None) => Err(Failed::by_class(lost(
                 &node(),
@@ -160,6 +175,12 @@ impl Attempt {
                 Err(self.patience.deadline_over(begun))
             }
             None if begun => Err(Failed::by_class(stalled(&node(), shared.options.stall))),
+            None if self
+                .patience
+                .extend(shared, decided.candidate(self.position)) =>
+            {
+                Ok(None)
+            }
             None => Err(self.patience.timed_out(decided, &node(), now)),
         }
     }
@@ -209,6 +230,30 @@ impl Patience {
             waited: Duration::ZERO,
             promised: due.filter(|due| due.since(started) > predicted_p99),
         }
+    }
+
+    /// A node that is there and busy is not one that stalls: as long as its
+    /// present queue explains the wait, it keeps its place in that queue. Time
+    /// and again it must explain more than it has been waited for, and never
+    /// more than a last choice gets.
+    fn extend(&mut self, shared: &Shared, asked: &CandidateState) -> bool {
+        let snapshot = shared.fleet.snapshot();
+        let present = snapshot
+            .candidates
+            .iter()
+            .find(|c| c.node == asked.node && c.model.id == asked.model.id);
+        let Some(present) = present.filter(|c| c.load > 0.0) else {
+            return false;
+        };
+        let p99_s = f64::from(present.state.first_token_p99_ms) / 1e3;
+        let options = &shared.options;
+        let bound = Duration::try_from_secs_f64(p99_s)
+            .unwrap_or_default()
+            .saturating_mul(options.first_token_factor)
+            .min(options.last_first_token);
+        let explains = bound > self.bound;
+        self.bound = self.bound.max(bound);
+        explains
     }
 
     fn left(&self, context: &Context, now: Time) -> Duration {

@@ -194,7 +194,7 @@ impl Mapper {
         let text = format!(
             "denies access to `{model}`: check the IAM permission bedrock:InvokeModelWithResponseStream for it, and that the account has access to the model"
         );
-        self.says(ErrorClass::Unauthenticated, ACCESS_DENIED_REASON, &text)
+        self.says(ErrorClass::Unavailable, ACCESS_DENIED_REASON, &text)
     }
 
     fn unsigned(&self, cause: &str) -> InferError {
@@ -204,7 +204,7 @@ impl Mapper {
             "the gateway's AWS credentials do not work"
         );
         let text = "does not accept the gateway's AWS credentials: they are missing, expired or wrong; the usual chain is AWS_ACCESS_KEY_ID, AWS_PROFILE with ~/.aws, web identity, container, instance metadata";
-        self.says(ErrorClass::Unauthenticated, CREDENTIALS_REASON, text)
+        self.says(ErrorClass::Unavailable, CREDENTIALS_REASON, text)
     }
 
     fn transport(&self, error: &SdkError<ConverseStreamError>) -> InferError {
@@ -330,7 +330,7 @@ mod tests {
         let mapper = Mapper::new("Bedrock".into());
         let words = Some("User: arn:aws:iam::123456789012:user/ann is not authorized");
         let error = mapper.spoken(Kind::AccessDenied, "m", words, None);
-        assert_eq!(error.class, ErrorClass::Unauthenticated);
+        assert_eq!(error.class, ErrorClass::Unavailable);
         assert!(!error.message.contains("arn:aws:iam"), "{}", error.message);
         assert!(error.message.contains("InvokeModelWithResponseStream"));
     }

@@ -1,7 +1,6 @@
 //! The mesh's failures as Bedrock spells them.
 
 use super::frames::exception;
-use crate::client::errors::{ACCESS_DENIED_REASON, CREDENTIALS_REASON};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -38,13 +37,6 @@ pub(crate) fn plain(status: StatusCode, kind: &'static str, message: &str) -> Re
 }
 
 fn spelled(error: &InferError) -> (StatusCode, &'static str) {
-    // The gateway's own login at AWS is no business of the client's login here.
-    if [ACCESS_DENIED_REASON, CREDENTIALS_REASON].contains(&error.reason) {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ServiceUnavailableException",
-        );
-    }
     match error.class {
         ErrorClass::InvalidArgument => (StatusCode::BAD_REQUEST, "ValidationException"),
         ErrorClass::NotFound => (StatusCode::NOT_FOUND, "ResourceNotFoundException"),

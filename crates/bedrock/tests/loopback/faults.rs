@@ -3,9 +3,7 @@
 use crate::brain::{ask, cloud, read, standin};
 use std::time::{Duration, Instant};
 use tiermesh_bedrock::Fault;
-use tiermesh_core::ErrorClass::{
-    Exhausted, Internal, InvalidArgument, Unauthenticated, Unavailable,
-};
+use tiermesh_core::ErrorClass::{Exhausted, Internal, InvalidArgument, Unavailable};
 
 #[tokio::test]
 async fn refusals_keep_their_meaning() {
@@ -13,11 +11,7 @@ async fn refusals_keep_their_meaning() {
     let cloud = cloud(&standin).await;
     let cases = [
         (Fault::Throttle, Exhausted, "BEDROCK_THROTTLED"),
-        (
-            Fault::AccessDenied,
-            Unauthenticated,
-            "BEDROCK_ACCESS_DENIED",
-        ),
+        (Fault::AccessDenied, Unavailable, "BEDROCK_ACCESS_DENIED"),
         (Fault::Validation, InvalidArgument, "BEDROCK_VALIDATION"),
         (Fault::ModelError, Internal, "BEDROCK_MODEL_ERROR"),
         (

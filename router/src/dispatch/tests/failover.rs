@@ -64,6 +64,35 @@ async fn a_stall_goes_on_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_queue_that_a_busy_node_tells_of_is_no_stall() {
+    let slow = || {
+        vec![
+            Step::Wait(Duration::from_secs(8)),
+            Step::Tokens(0, 1),
+            Step::Done(1),
+        ]
+    };
+    for (load, p99_ms, answered_by) in [
+        (0.5, 3_000.0, "edge"),
+        // Busy, but its queue explains two seconds and no more.
+        (0.5, 100.0, "phone"),
+        // It would take that long, and it has nothing to do: ours is lost.
+        (0.0, 3_000.0, "phone"),
+        // Nobody explains a wait by a number that is none.
+        (0.5, f32::NAN, "phone"),
+    ] {
+        let world = two();
+        world.node("edge").script(slow());
+        let stream = world.open(EDGE_FIRST).await.unwrap();
+        world.reports("edge", load, p99_ms);
+        let events: Vec<_> = stream.collect().await;
+        let (accepted, _, end) = outline(&events);
+        assert_eq!(accepted.last(), Some(&answered_by), "{load} {p99_ms}");
+        assert!(end.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gap_in_the_numbers_is_the_nodes_fault() {
     let steps = vec![Step::Tokens(1, 2), Step::Done(2)];
     is_transparent(steps, AttemptOutcome::Failed, "PROTOCOL_VIOLATION").await;

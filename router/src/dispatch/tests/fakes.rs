@@ -167,17 +167,18 @@ impl Clock for TokioClock {
 
 pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Arc<Node>>,
+    fleet: Arc<FakeFleet>,
     pub(crate) dispatcher: Dispatcher,
 }
 
 struct FakeFleet {
-    snapshot: Snapshot,
+    snapshot: Mutex<Snapshot>,
     nodes: BTreeMap<NodeId, Arc<Node>>,
 }
 
 impl Fleet for FakeFleet {
     fn snapshot(&self) -> Snapshot {
-        self.snapshot.clone()
+        self.snapshot.lock().unwrap().clone()
     }
 
     fn node(&self, node: &NodeId) -> Option<Arc<dyn Infer>> {
@@ -204,6 +205,14 @@ impl World {
                 (candidate.node.clone(), Arc::new(node))
             })
             .collect();
+        let fleet = Arc::new(FakeFleet {
+            snapshot: Mutex::new(Snapshot {
+                epoch: 1,
+                sequence: 2,
+                candidates,
+            }),
+            nodes: nodes.clone(),
+        });
         let dispatcher = Dispatcher::new(Setup {
             own: Destination {
                 tier,
@@ -211,20 +220,27 @@ impl World {
                 node: NodeId::new("here").unwrap(),
                 owner: None,
             },
-            fleet: Arc::new(FakeFleet {
-                snapshot: Snapshot {
-                    epoch: 1,
-                    sequence: 2,
-                    candidates,
-                },
-                nodes: nodes.clone(),
-            }),
+            fleet: fleet.clone(),
             policies: Policies::builtin(),
             breakers: Breakers::new(BreakerConfig::default(), 1),
             clock: Arc::new(TokioClock(tokio::time::Instant::now())),
             options: Options::default(),
         });
-        Self { nodes, dispatcher }
+        Self {
+            nodes,
+            fleet,
+            dispatcher,
+        }
+    }
+
+    /// The node's next report says so.
+    pub(crate) fn reports(&self, name: &str, load: f32, first_token_p99_ms: f32) {
+        let mut snapshot = self.fleet.snapshot.lock().unwrap();
+        let of_node = |c: &&mut CandidateState| c.node.as_str() == name;
+        for candidate in snapshot.candidates.iter_mut().filter(of_node) {
+            candidate.load = load;
+            candidate.state.first_token_p99_ms = first_token_p99_ms;
+        }
     }
 
     pub(crate) fn node(&self, name: &str) -> &Node {
