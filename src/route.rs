@@ -103,17 +103,7 @@ fn show(decision: &v1::Decision) {
         ));
     }
     for reason in &decision.reasons {
-        let verb = if reason.removes { "removes" } else { "counts" };
-        let value = reason
-            .value
-            .map_or_else(String::new, |v| format!(" {v:.3}"));
-        let limit = reason
-            .limit
-            .map_or_else(String::new, |l| format!(" (limit or measure {l:.3})"));
-        out::line(&format!(
-            "  {} {verb} {}{value}{limit}",
-            reason.code, reason.node
-        ));
+        out::line(&format!("  {}", in_words(reason)));
     }
     for fallback in &decision.fallbacks {
         out::line(&format!(
@@ -122,5 +112,19 @@ fn show(decision: &v1::Decision) {
             fallback.node,
             fallback.model
         ));
+    }
+}
+
+/// A reason as a person reads it: points and what they were given for, or the
+/// value and the limit it was held against.
+fn in_words(reason: &v1::Reason) -> String {
+    let (code, node) = (&reason.code, &reason.node);
+    let value = reason.value.unwrap_or_default();
+    match (code.as_str(), reason.limit) {
+        ("latency", Some(ms)) => format!("{code} {value:.1} points: {node} within {ms:.1} ms"),
+        ("cost", Some(usd)) => format!("{code} {value:.1} points: {node} for ${usd:.7}"),
+        (_, Some(limit)) => format!("{code}: {node}, {value} against {limit}"),
+        (_, None) if reason.removes => format!("{code}: {node} is out"),
+        (_, None) => format!("{code} {value:.1} points: {node}"),
     }
 }

@@ -90,15 +90,20 @@ fn effort(flags: Flags, rounds: usize) -> Effort {
     }
 }
 
-/// Rounds until enough were undisturbed. When there are none after many
-/// tries, the quietest one is kept, and its figures say what ran beside it.
+/// Rounds until enough were undisturbed. When none was after all tries, all
+/// are kept, and the report says what ran beside them: the ways took turns.
 async fn measure(bench: &Bench, effort: &Effort) -> anyhow::Result<Vec<Round>> {
     let (mut kept, mut dropped) = (Vec::new(), Vec::new());
     for number in 0..effort.tries {
         let round = bench.round(number).await?;
         let quiet = round.others <= effort.others;
+        let cpu: Vec<_> = round.figures[1..]
+            .iter()
+            .map(|figures| format!("{:.1}", figures.cpu_token))
+            .collect();
         say(&format!(
-            "round {number}: others took {:.0} % of a core{}",
+            "round {number}: CPU us per token {}; others took {:.0} % of a core{}",
+            cpu.join(" and "),
             round.others * 100.0,
             if quiet { "" } else { "; dropped" }
         ));
@@ -108,10 +113,8 @@ async fn measure(bench: &Bench, effort: &Effort) -> anyhow::Result<Vec<Round>> {
         }
     }
     if kept.is_empty() {
-        let quietest = dropped
-            .into_iter()
-            .min_by(|a, b| a.others.total_cmp(&b.others));
-        kept.extend(quietest);
+        say("no round was undisturbed: the figures below are of all of them");
+        return Ok(dropped);
     }
     Ok(kept)
 }
