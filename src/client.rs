@@ -56,6 +56,24 @@ pub(crate) struct RequestArgs {
     /// 0 always takes the likeliest token.
     #[arg(long)]
     pub(crate) temperature: Option<f32>,
+    /// Keep this many likeliest tokens; 0 keeps all.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// Keep the likeliest tokens until their probabilities sum to this.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Keep tokens at least this much as likely as the likeliest.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f32>,
+    /// Make tokens that were read or written less likely; 1 changes nothing.
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Taken off the logit of every token already written, -2 to 2.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Taken off a token's logit as often as it was written, -2 to 2.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
     /// The most tokens to write.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
@@ -96,6 +114,12 @@ impl From<RequestArgs> for v1::InferRequest {
             seed: args.seed,
             sampling: Some(v1::Sampling {
                 temperature: args.temperature,
+                top_k: args.top_k,
+                top_p: args.top_p,
+                min_p: args.min_p,
+                repetition_penalty: args.repetition_penalty,
+                presence_penalty: args.presence_penalty,
+                frequency_penalty: args.frequency_penalty,
                 max_tokens: args.max_tokens,
                 ..v1::Sampling::default()
             }),

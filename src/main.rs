@@ -4,6 +4,7 @@ mod ca;
 mod client;
 mod demo;
 mod infer;
+mod model;
 mod nodes;
 mod out;
 mod route;
@@ -28,7 +29,9 @@ Examples:
   tiermesh up                       the same mesh in the foreground, until Ctrl-C
   tiermesh infer \"sony mdr-zx110 headphones\"
   tiermesh route explain \"sony mdr-zx110 headphones\" --policy iot
-  tiermesh nodes";
+  tiermesh nodes
+  tiermesh model import hf:Qwen/Qwen2.5-0.5B-Instruct
+  tiermesh model run Qwen2.5-0.5B-Instruct --chat --prompt \"What is an edge node?\"";
 
 #[derive(Subcommand)]
 enum Command {
@@ -42,6 +45,8 @@ enum Command {
     Route(route::Args),
     /// List the nodes a daemon knows: capacity, credits, breakers.
     Nodes(nodes::Args),
+    /// Import, list, check and remove models; run one without a mesh.
+    Model(model::Args),
     /// Make a certificate authority and certificates for nodes.
     Ca(ca::Args),
     /// Run an edge node.
@@ -65,6 +70,7 @@ async fn main() -> ExitCode {
         Command::Infer(args) => infer::run(args).await,
         Command::Route(args) => route::run(args).await,
         Command::Nodes(args) => nodes::run(args).await,
+        Command::Model(args) => model::run(args).await,
         Command::Ca(args) => ca::run(args),
         Command::EdgeNode(args) => tiermesh_edge_node::run(args).await,
         Command::CloudGateway(args) => tiermesh_cloud_gateway::run(args).await,

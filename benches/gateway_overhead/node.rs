@@ -205,6 +205,7 @@ fn token(at: u32, stamp: u32) -> Event {
     Event::Tokens {
         first_seq: u64::from(at),
         items: vec![Token {
+            detail: None,
             text: WORD.to_owned(),
             id: Some(stamp),
             logprob: None,

@@ -38,6 +38,7 @@ fn word(at: u64) -> Event {
             text: format!("w{at} "),
             id: None,
             logprob: None,
+            detail: None,
         }],
     }
 }

@@ -138,7 +138,9 @@ async fn artifact_with_a_flipped_byte_is_refused_by_name() {
     let files = Files::new();
     let artifact = files.path("artifact");
     let quantization = tiermesh_engine::Quantization::Q8;
-    tiermesh_engine::import(&tiny(), &artifact, quantization).unwrap();
+    let options = tiermesh_engine::ImportOptions::new(quantization);
+    let told = &mut |_: tiermesh_engine::ImportProgress<'_>| std::ops::ControlFlow::Continue(());
+    tiermesh_engine::import(&tiny(), &artifact, &options, told).unwrap();
     for file in ["model.safetensors", "tokenizer.json"] {
         let path = artifact.join(file);
         let good = std::fs::read(&path).unwrap();

@@ -13,10 +13,14 @@ const MOST_BYTES: u64 = 1_000_000;
 /// Weights that ship inside the program.
 const LARGE: &[&str] = &["models/brand-extractor/model.safetensors"];
 /// Files with `unsafe` in them, each of them for what Rust has no safe words
-/// for: vector instructions, a signal, a counting allocator.
+/// for: vector instructions, a mapped file, a signal, a counting allocator.
 const UNSAFE: &[&str] = &[
     "benches/decision.rs",
-    "crates/engine/src/kernel/x86.rs",
+    "crates/engine/src/artifact/map.rs",
+    "crates/engine/src/kernel/x86/avx2.rs",
+    "crates/engine/src/kernel/x86/avx512.rs",
+    "crates/engine/src/kernel/x86/mod.rs",
+    "crates/engine/src/kernel/x86/page.rs",
     "tests/e2e/commands.rs",
     "tests/harness/src/daemon.rs",
 ];

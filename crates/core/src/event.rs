@@ -36,6 +36,30 @@ pub struct Token {
     pub id: Option<u32>,
     /// Natural log of its probability, where asked and known.
     pub logprob: Option<f32>,
+    /// More about it, where log-probabilities were asked for and are known.
+    pub detail: Option<Box<TokenDetail>>,
+}
+
+/// What is told of a token beside its log-probability.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TokenDetail {
+    /// What it stands for by itself: perhaps a part of a character, and never
+    /// held back or cut as a token's text may be.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens in its place, likeliest first; it is among them
+    /// if it is that likely.
+    pub top: Vec<Alternative>,
+}
+
+/// A token that could have come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// Its id in the model's vocabulary.
+    pub id: u32,
+    /// What it stands for by itself.
+    pub bytes: Vec<u8>,
+    /// Natural log of its probability.
+    pub logprob: f32,
 }
 
 /// A place where the answer's source changed.

@@ -22,8 +22,8 @@ pub use capacity::{
 };
 pub use error::{ErrorClass, InferError, Refusal};
 pub use event::{
-    Attempt, AttemptOutcome, DecisionSummary, Done, Event, Fallback, FinishReason, ReasonRecord,
-    Seam, SeamKind, TaskResult, TierScore, Token, Usage,
+    Alternative, Attempt, AttemptOutcome, DecisionSummary, Done, Event, Fallback, FinishReason,
+    ReasonRecord, Seam, SeamKind, TaskResult, TierScore, Token, TokenDetail, Usage,
 };
 pub use id::{ModelDigest, ModelId, NodeId, NumericsId, PolicyName, Region, RequestId, UserId};
 pub use money::Usd;

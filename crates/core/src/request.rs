@@ -25,6 +25,10 @@ pub const DEFAULT_OUTPUT_TOKENS: u32 = 256;
 pub const MAX_STOPS: usize = 8;
 /// The longest stop string in bytes.
 pub const MAX_STOP_BYTES: usize = 128;
+/// The most tokens one request biases.
+pub const MAX_LOGIT_BIASES: usize = 1024;
+/// The most alternatives told beside a token.
+pub const MAX_TOP_LOGPROBS: u8 = 20;
 /// The longest deadline a client may set: a day, in milliseconds.
 pub const MAX_DEADLINE_MS: u64 = 86_400_000;
 
@@ -201,6 +205,21 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep this many likeliest tokens; 0 keeps all.
     pub top_k: u32,
+    /// Keep tokens at least this much as likely as the likeliest, 0 to 1.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of the prompt's and the
+    /// answer's tokens, 0.1 to 10; the model's own when absent.
+    pub repetition_penalty: Option<f32>,
+    /// Taken off the logit of every token the answer has, −2 to 2.
+    pub presence_penalty: f32,
+    /// Taken off a token's logit as often as the answer has it, −2 to 2.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens, −100 to 100; in order of tokens,
+    /// each once.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Tell each token's log-probability, and those of so many likeliest
+    /// tokens in its place.
+    pub logprobs: Option<u8>,
     /// The answer ends after this many tokens.
     pub max_tokens: u32,
     /// The answer ends before any of these.
@@ -213,6 +232,12 @@ impl Default for Sampling {
             temperature: 0.0,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: None,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            logprobs: None,
             max_tokens: DEFAULT_OUTPUT_TOKENS,
             stop: Vec::new(),
         }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tiermesh_core::{Content, ModelId, ModelState};
 
+use crate::chat::PromptError;
 use crate::generation::Plan;
 use crate::loaded::Model;
 use crate::queue::{Entry, Queue};
 use crate::sampler::SamplingParams;
 use crate::stream::{Mailbox, TokenStream};
-use crate::tokenizer::EncodeError;
 use crate::worker;
 
 /// How an engine runs.
@@ -76,9 +76,9 @@ pub enum SubmitError {
     /// No model of that name is in memory.
     #[error("model {0} is not in memory")]
     UnknownModel(ModelId),
-    /// The text cannot be encoded.
+    /// The content has no tokens.
     #[error(transparent)]
-    Encode(#[from] EncodeError),
+    Prompt(#[from] PromptError),
     /// There is nothing to read.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -89,6 +89,14 @@ pub enum SubmitError {
         tokens: usize,
         /// What prompt and answer together may have.
         context: u32,
+    },
+    /// A biased token is not one of the model's.
+    #[error("token {id} of the logit bias is not in the model's vocabulary of {vocab}")]
+    UnknownBias {
+        /// The token.
+        id: u32,
+        /// The vocabulary's size.
+        vocab: u32,
     },
     /// A token of the continued answer is not one of the model's.
     #[error("token {id} of the answer so far is not in the model's vocabulary of {vocab}")]
@@ -205,7 +213,7 @@ impl Engine {
         let place = self.queue.reserve()?;
         let model = &self.models[index];
         let prompt = model.prompt(&job.content)?;
-        check_room(model, &prompt, &job)?;
+        check(model, &prompt, &job)?;
         let mailbox = Mailbox::starting_at(job.emitted.len() as u64);
         let plan = Plan {
             prompt,
@@ -278,7 +286,7 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-fn check_room(model: &Model, prompt: &[u32], job: &Job) -> Result<(), SubmitError> {
+fn check(model: &Model, prompt: &[u32], job: &Job) -> Result<(), SubmitError> {
     if prompt.is_empty() {
         return Err(SubmitError::EmptyPrompt);
     }
@@ -289,6 +297,13 @@ fn check_room(model: &Model, prompt: &[u32], job: &Job) -> Result<(), SubmitErro
         .find(|id| **id >= model.vocab)
     {
         return Err(SubmitError::UnknownToken {
+            id: *id,
+            vocab: model.vocab,
+        });
+    }
+    let biases = job.sampling.options().logit_bias.iter();
+    if let Some((id, _)) = biases.last().filter(|(id, _)| *id >= model.vocab) {
+        return Err(SubmitError::UnknownBias {
             id: *id,
             vocab: model.vocab,
         });

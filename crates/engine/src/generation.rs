@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tiermesh_core::{FinishReason, Token};
+use tiermesh_core::{Alternative, FinishReason, Token, TokenDetail};
 
 use crate::loaded::Model;
 use crate::model::KvCache;
-use crate::sampler::{NotANumber, SamplingParams, sample};
+use crate::sampler::{Choice, Logprobs, NotANumber, Sampler, SamplingParams};
 use crate::tokenizer::{Detokenizer, Piece};
 
 /// Prompt tokens read in one step. A cancel or a deadline waits for no more
@@ -46,18 +46,17 @@ pub(crate) struct Generation {
     /// one).
     unread: std::collections::VecDeque<u32>,
     unread_prompt: usize,
-    sampling: SamplingParams,
-    seed: u64,
-    /// Tokens of the answer so far: the position of the next one.
-    position: u64,
+    sampler: Sampler,
     max_tokens: u64,
     detokenizer: Detokenizer,
     finished: Option<FinishReason>,
+    /// The end token that was written and not sent.
+    end_token: Option<u32>,
 }
 
 impl Generation {
     pub(crate) fn new(model: Arc<Model>, plan: Plan) -> Self {
-        let mut detokenizer = Detokenizer::new(&plan.stop);
+        let mut detokenizer = Detokenizer::new(&model.tokenizer, &plan.stop);
         let mut finished = None;
         for id in &plan.emitted {
             if let Piece::Stopped(_) = detokenizer.push(&model.tokenizer, *id) {
@@ -66,22 +65,26 @@ impl Generation {
         }
         let room = (model.info.context_tokens as usize).saturating_sub(plan.prompt.len());
         let max_tokens = u64::from(plan.max_tokens).min(room as u64);
-        let position = plan.emitted.len() as u64;
-        if position >= max_tokens {
+        let sampler = Sampler::new(plan.sampling, plan.seed, &plan.prompt, &plan.emitted);
+        if sampler.position() >= max_tokens {
             finished = finished.or(Some(FinishReason::Length));
         }
         Self {
-            cache: model.llama.cache(),
+            cache: model.decoder.cache(),
             unread_prompt: plan.prompt.len(),
             unread: plan.prompt.into_iter().chain(plan.emitted).collect(),
-            sampling: plan.sampling,
-            seed: plan.seed,
-            position,
+            sampler,
             max_tokens,
             detokenizer,
             finished,
+            end_token: None,
             model,
         }
+    }
+
+    /// The model's own end, where it was written and not sent.
+    pub(crate) fn end_token(&self) -> Option<u32> {
+        self.end_token
     }
 
     /// Does the next piece of work. After [`Step::Finished`] there is none.
@@ -93,54 +96,58 @@ impl Generation {
         let ids: Vec<u32> = self.unread.drain(..next).collect();
         self.unread_prompt = self.unread_prompt.saturating_sub(next);
         if !self.unread.is_empty() {
-            self.model.llama.read(&ids, &mut self.cache);
+            self.model.decoder.read(&ids, &mut self.cache);
             return Ok(Step::Read(next));
         }
-        let logits = self.model.llama.forward(&ids, &mut self.cache);
-        let id = sample(&logits, self.sampling, self.seed, self.position)?;
-        Ok(self.write(id))
+        let mut logits = self.model.decoder.forward(&ids, &mut self.cache);
+        let choice = self.sampler.choose(&mut logits)?;
+        Ok(self.write(choice))
     }
 
     /// How many tokens to read now. A packed model may read any number at
     /// once. For a dense one calls must have the shapes they had, or would
     /// have had, in an undisturbed run: chunks of the prompt, then one by one.
     fn next_read(&self) -> usize {
-        if self.model.llama.is_row_exact() {
+        if self.model.decoder.is_row_exact() {
             return self.unread.len().min(CHUNK);
         }
         self.unread_prompt.clamp(1, CHUNK)
     }
 
-    fn write(&mut self, id: u32) -> Step {
+    fn write(&mut self, choice: Choice) -> Step {
+        let id = choice.id;
         if self.model.eos.contains(&id) {
-            return self.finish(id);
+            return self.finish(choice);
         }
-        self.position += 1;
+        self.sampler.accept(id);
         self.unread.push_back(id);
         match self.detokenizer.push(&self.model.tokenizer, id) {
             Piece::Stopped(text) => {
                 self.finished = Some(FinishReason::Stop);
-                Step::Finished(Some(token(text, id)), FinishReason::Stop)
+                Step::Finished(Some(self.token(text, choice)), FinishReason::Stop)
             }
-            Piece::Text(text) if self.position < self.max_tokens => Step::Token(token(text, id)),
+            Piece::Text(text) if self.sampler.position() < self.max_tokens => {
+                Step::Token(self.token(text, choice))
+            }
             Piece::Text(text) => {
                 let (rest, reason) = self.held(FinishReason::Length);
                 self.finished = Some(reason);
-                Step::Finished(Some(token(text + &rest, id)), reason)
+                Step::Finished(Some(self.token(text + &rest, choice)), reason)
             }
         }
     }
 
     /// The model's own end. Its token has no text and is not sent, unless
     /// there is held text to send with it.
-    fn finish(&mut self, id: u32) -> Step {
+    fn finish(&mut self, choice: Choice) -> Step {
         let (text, reason) = self.held(FinishReason::Stop);
         self.finished = Some(reason);
         if text.is_empty() {
+            self.end_token = Some(choice.id);
             return Step::Finished(None, reason);
         }
-        self.position += 1;
-        Step::Finished(Some(token(text, id)), reason)
+        self.sampler.accept(choice.id);
+        Step::Finished(Some(self.token(text, choice)), reason)
     }
 
     fn held(&mut self, reason: FinishReason) -> (String, FinishReason) {
@@ -149,13 +156,26 @@ impl Generation {
             Piece::Stopped(text) => (text, FinishReason::Stop),
         }
     }
-}
 
-fn token(text: String, id: u32) -> Token {
-    Token {
-        text,
-        id: Some(id),
-        logprob: None,
+    fn token(&self, text: String, choice: Choice) -> Token {
+        let detail = choice.logprobs.as_ref().map(|logprobs| {
+            let tokenizer = &self.model.tokenizer;
+            let alternative = |(id, logprob): &(u32, f32)| Alternative {
+                id: *id,
+                bytes: tokenizer.token_bytes(*id),
+                logprob: *logprob,
+            };
+            Box::new(TokenDetail {
+                bytes: tokenizer.token_bytes(choice.id),
+                top: logprobs.top.iter().map(alternative).collect(),
+            })
+        });
+        Token {
+            text,
+            id: Some(choice.id),
+            logprob: choice.logprobs.map(|Logprobs { chosen, .. }| chosen),
+            detail,
+        }
     }
 }
 

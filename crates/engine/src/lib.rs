@@ -1,6 +1,6 @@
-//! Local inference: a Llama-family decoder in Burn on threads of its own.
+//! Local inference: decoders and encoders in Burn, on threads of their own.
 //!
-//! [`import`] turns a Hugging Face directory into an artifact whose every byte
+//! [`import`] turns a checkpoint into an artifact whose every byte
 //! is accounted for; [`Model::load`] verifies one and builds it; [`Engine`]
 //! computes answers behind a bounded queue; [`LocalInfer`] makes an engine
 //! something the mesh can route to.
@@ -8,7 +8,7 @@
 //! ```text
 //! Job ──submit──▶ queue ──▶ worker thread: Generation::step ──▶ TokenStream
 //!                   │              │
-//!                 Full{retry_after}└─ Llama (Burn) ─▶ kernel (int8 tiles)
+//!                 Full{retry_after}└─ Decoder (Burn) ─▶ kernel (tiles)
 //! ```
 //!
 //! What a token depends on is closed: the artifact, the prompt's tokens, the
@@ -16,26 +16,45 @@
 //! two machines agree on it.
 
 mod artifact;
+mod chat;
+mod checkpoint;
 mod config;
+mod defaults;
+mod embedder;
 mod engine;
 mod generation;
 mod kernel;
 mod loaded;
 mod local;
 mod model;
+mod pooling;
 mod queue;
 mod sampler;
+mod session;
 mod speed;
 mod stream;
 mod tokenizer;
 mod worker;
 
-pub use artifact::{ArtifactError, ImportError, Manifest, Quantization, TensorError, import};
+pub use artifact::{
+    ArtifactError, FileEntry, ImportError, ImportOptions, ImportProgress, Manifest, Quantization,
+    TensorError, import, inspect, verify,
+};
+pub use chat::{
+    CHAT_TEMPLATE, ChatTemplate, ChatTemplateError, MAX_TEMPLATE_BYTES, PromptError, RenderError,
+    TOKENIZER_CONFIG,
+};
+pub use checkpoint::{Checkpoint, CheckpointError, ReadAt, SafetensorsFile, TensorSource};
 pub use config::ConfigError;
+pub use defaults::{
+    GENERATION_CONFIG, GenerationConfigError, GenerationDefaults, SamplingDefaults,
+};
+pub use embedder::{EmbedError, Embedder, Label, LabelledToken};
 pub use engine::{Engine, EngineLoad, EngineOptions, Job, StartError, SubmitError};
 pub use kernel::{KernelChoice, KernelPath, KernelUnavailable, PackError, UnknownKernel};
 pub use loaded::{LoadOptions, Model, ModelInfo};
 pub use local::{LocalInfer, Prices};
-pub use sampler::{NotANumber, SamplingParams};
+pub use sampler::{NotANumber, SamplingError, SamplingOptions, SamplingParams};
+pub use session::{Session, SessionError};
 pub use stream::{Finished, Output, StreamError, TokenStream};
 pub use tokenizer::{EncodeError, TokenizerError};

@@ -2,19 +2,22 @@
 
 use std::path::Path;
 
-use tiermesh_core::{Content, ModelDigest, ModelId, NumericsId, Role, Task};
+use tiermesh_core::{Content, Message, ModelDigest, ModelId, NumericsId, Role, Task};
+use time::OffsetDateTime;
 
 use crate::artifact::manifest::Prompt;
-use crate::artifact::tensors::Tensors;
-use crate::artifact::{Artifact, ArtifactError, Quantization};
+use crate::artifact::{Artifact, ArtifactError, Manifest, Quantization};
+use crate::chat::{CHAT_TEMPLATE, ChatTemplate, PromptError, TOKENIZER_CONFIG, TokenizerConfig};
+use crate::config::ModelConfig;
+use crate::defaults::{GENERATION_CONFIG, GenerationDefaults};
 use crate::kernel::KernelPath;
-use crate::model::{Llama, Precision};
+use crate::model::{Decoder, Precision};
 use crate::tokenizer::{EncodeError, TextTokenizer};
 
 /// Raised by every change that can change a token: kernels, row functions,
 /// sampler, prompt assembly. With the crate's version it is the engine's part
 /// of a numerics id.
-const NUMERICS_REVISION: u32 = 1;
+const NUMERICS_REVISION: u32 = 2;
 
 /// How a directory becomes a model.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +56,30 @@ pub struct ModelInfo {
     pub parameters: u64,
 }
 
+impl ModelInfo {
+    pub(crate) fn new(manifest: &Manifest, config: &ModelConfig, precision: Precision) -> Self {
+        let digest = ModelDigest::new(&manifest.digest).expect("a digest is 64 hex digits");
+        Self {
+            numerics_id: numerics_id(manifest.quantization, precision, &digest),
+            id: manifest.name.clone(),
+            family: manifest.family.clone(),
+            digest,
+            quantization: manifest.quantization,
+            tasks: manifest.tasks.clone(),
+            context_tokens: manifest.context_tokens,
+            quality: manifest.quality,
+            license: manifest.license.clone(),
+            source: manifest.source.clone(),
+            parameters: config.parameters(),
+        }
+    }
+}
+
 /// A model in memory.
 ///
 /// Its numerics id is `version-revision/backend-arch-os/kernel/kv/digest`. A
-/// packed (q8) model's kernel part is `q8-tiles` on every code path, since all
-/// give the same bits, and reading a prompt leaves the bits that writing it
+/// packed model's kernel part is `q8-tiles`, `q4-tiles` or `f16-tiles` on every
+/// code path, since all give the same bits, and reading a prompt leaves the bits that writing it
 /// would have: a continuation elsewhere gives the very tokens that would have
 /// come. A dense (f32) model multiplies with Burn's matrix product, whose
 /// order of sums depends on the processor and on the shape of a call; its
@@ -65,10 +87,17 @@ pub struct ModelInfo {
 /// emitted tokens one by one, as they were written.
 pub struct Model {
     pub(crate) info: ModelInfo,
-    pub(crate) llama: Llama,
+    pub(crate) decoder: Decoder,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) vocab: u32,
     pub(crate) eos: Vec<u32>,
+    /// The manifest's own way to ask: what stands before and after a turn.
+    affixes: Option<Affixes>,
+    chat: Option<ChatTemplate>,
+    defaults: GenerationDefaults,
+}
+
+struct Affixes {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
 }
@@ -82,18 +111,28 @@ impl Model {
     /// Names the file, and the key or tensor in it.
     pub fn load(directory: &Path, options: LoadOptions) -> Result<Self, ArtifactError> {
         let artifact = Artifact::open(directory, options.assume)?;
-        let precision = match artifact.manifest.quantization {
-            Quantization::Q8 => Precision::Packed(options.kernel),
-            Quantization::F32 => Precision::Dense,
-        };
-        let tensors = Tensors::parse(&artifact.weights)?;
-        let llama = Llama::build(&artifact.config, &tensors, precision)?;
+        let precision = artifact.precision(options.kernel);
         let Artifact {
             manifest,
             config,
-            tokenizer,
-            ..
+            mut tokenizer,
+            weights,
+            side,
         } = artifact;
+        let ModelConfig::Decoder(shape) = &config else {
+            return Err(ArtifactError::Kind {
+                name: manifest.name.to_string(),
+                found: manifest.architecture,
+                wanted: "write text",
+            });
+        };
+        let decoder = Decoder::build(shape, &*weights, precision)?;
+        let file = |name| side.get(name).map(Vec::as_slice);
+        let settings = TokenizerConfig::parse(file(TOKENIZER_CONFIG))?;
+        let chat = ChatTemplate::new(&settings, file(CHAT_TEMPLATE))?;
+        tokenizer.configure(&settings, chat.as_ref())?;
+        let defaults = file(GENERATION_CONFIG).map(GenerationDefaults::from_json);
+        let defaults = defaults.transpose()?.unwrap_or_default();
         let affix = |text: &str| {
             tokenizer
                 .encode_template(text)
@@ -105,28 +144,22 @@ impl Model {
                 })
         };
         let Prompt { prefix, suffix } = &manifest.prompt;
-        let (prefix, suffix) = (affix(prefix)?, affix(suffix)?);
-        let digest = ModelDigest::new(&manifest.digest).expect("a digest is 64 hex digits");
+        let affixes = match prefix.is_empty() && suffix.is_empty() {
+            true => None,
+            false => Some(Affixes {
+                prefix: affix(prefix)?,
+                suffix: affix(suffix)?,
+            }),
+        };
         Ok(Self {
-            info: ModelInfo {
-                numerics_id: numerics_id(manifest.quantization, &digest),
-                id: manifest.name,
-                family: manifest.family,
-                digest,
-                quantization: manifest.quantization,
-                tasks: manifest.tasks,
-                context_tokens: manifest.context_tokens,
-                quality: manifest.quality,
-                license: manifest.license,
-                source: manifest.source,
-                parameters: config.parameters(),
-            },
-            llama,
+            info: ModelInfo::new(&manifest, &config, precision),
+            decoder,
             tokenizer,
-            vocab: u32::try_from(config.vocab).unwrap_or(u32::MAX),
+            vocab: u32::try_from(config.vocab()).unwrap_or(u32::MAX),
             eos: manifest.eos,
-            prefix,
-            suffix,
+            affixes,
+            chat,
+            defaults,
         })
     }
 
@@ -136,25 +169,63 @@ impl Model {
         &self.info
     }
 
-    /// The prompt as tokens. The prefix and suffix stand around every turn of
-    /// the user; what the application says as `system` opens the turn after
-    /// it, and what the assistant said ends with the end token, unless it is
-    /// the last message: then the answer goes on from it.
-    pub(crate) fn prompt(&self, content: &Content) -> Result<Vec<u32>, EncodeError> {
-        let mut ids = Vec::new();
-        let turn = |ids: &mut Vec<u32>, text: &str| {
-            ids.extend(&self.prefix);
-            ids.extend(self.tokenizer.encode_content(text)?);
-            ids.extend(&self.suffix);
-            Ok(())
-        };
-        let messages = match content {
-            Content::Prompt(text) => {
-                turn(&mut ids, text)?;
-                return Ok(ids);
+    /// What its author sets for its answers.
+    #[must_use]
+    pub fn defaults(&self) -> &GenerationDefaults {
+        &self.defaults
+    }
+
+    /// Whether conversations have a template of the model's own.
+    #[must_use]
+    pub fn has_chat_template(&self) -> bool {
+        self.chat.is_some()
+    }
+
+    /// A text as tokens, special ones recognised and those around a text put
+    /// there, as `transformers` encodes it. For text whose author may say what
+    /// is special: the operator, and nobody on the network.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer cannot encode it.
+    pub fn encode_trusted(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        self.tokenizer.encode_trusted(text)
+    }
+
+    /// The prompt as tokens. A model whose manifest says what stands around a
+    /// turn is asked so; any other reads a plain prompt as its tokenizer
+    /// encodes a text, and a conversation by its chat template. Without one,
+    /// a conversation is its texts in a row.
+    pub(crate) fn prompt(&self, content: &Content) -> Result<Vec<u32>, PromptError> {
+        match (content, &self.affixes, &self.chat) {
+            (Content::Prompt(text), None, _) => Ok(self.tokenizer.encode_prompt(text)?),
+            (Content::Prompt(text), Some(affixes), _) => Ok(self.turn(affixes, text)?),
+            (Content::Messages(messages), None, Some(chat)) => {
+                chat.encode(&self.tokenizer, messages, OffsetDateTime::now_utc())
             }
-            Content::Messages(messages) => messages,
-        };
+            (Content::Messages(messages), affixes, _) => {
+                let bare = Affixes {
+                    prefix: Vec::new(),
+                    suffix: Vec::new(),
+                };
+                Ok(self.turns(affixes.as_ref().unwrap_or(&bare), messages)?)
+            }
+        }
+    }
+
+    fn turn(&self, affixes: &Affixes, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let mut ids = affixes.prefix.clone();
+        ids.extend(self.tokenizer.encode_content(text)?);
+        ids.extend(&affixes.suffix);
+        Ok(ids)
+    }
+
+    /// The prefix and suffix stand around every turn of the user; what the
+    /// application says as `system` opens the turn after it, and what the
+    /// assistant said ends with the end token, unless it is the last message:
+    /// then the answer goes on from it.
+    fn turns(&self, affixes: &Affixes, messages: &[Message]) -> Result<Vec<u32>, EncodeError> {
+        let mut ids = Vec::new();
         let mut system = String::new();
         for (index, message) in messages.iter().enumerate() {
             match message.role {
@@ -162,7 +233,10 @@ impl Model {
                     system.push_str(&message.text);
                     system.push('\n');
                 }
-                Role::User => turn(&mut ids, &(std::mem::take(&mut system) + &message.text))?,
+                Role::User => {
+                    let text = std::mem::take(&mut system) + &message.text;
+                    ids.extend(self.turn(affixes, &text)?);
+                }
                 Role::Assistant => {
                     ids.extend(self.tokenizer.encode_content(&message.text)?);
                     if index + 1 < messages.len() {
@@ -172,7 +246,7 @@ impl Model {
             }
         }
         if !system.is_empty() {
-            turn(&mut ids, &system)?;
+            ids.extend(self.turn(affixes, &system)?);
         }
         Ok(ids)
     }
@@ -186,16 +260,21 @@ impl std::fmt::Debug for Model {
     }
 }
 
-fn numerics_id(quantization: Quantization, digest: &ModelDigest) -> NumericsId {
-    let kernel = match quantization {
-        Quantization::Q8 => "q8-tiles".to_owned(),
-        Quantization::F32 => format!("f32-gemm-{}", vector_class()),
+fn numerics_id(
+    quantization: Quantization,
+    precision: Precision,
+    digest: &ModelDigest,
+) -> NumericsId {
+    let kernel = match precision {
+        Precision::Packed(..) => format!("{}-tiles", quantization.as_str()),
+        Precision::Dense => format!("f32-gemm-{}", vector_class()),
     };
     let id = format!(
-        "{}-{NUMERICS_REVISION}/flex-{}-{}/{kernel}/kv-f32/{digest}",
+        "{}-{NUMERICS_REVISION}/flex-{}-{}/{kernel}/{}/{digest}",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,
         std::env::consts::OS,
+        precision.kv().as_str(),
     );
     NumericsId::new(id).expect("made of letters, digits and allowed marks, under 200 bytes")
 }
@@ -213,3 +292,6 @@ fn vector_class() -> &'static str {
     }
     "base"
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,13 +7,14 @@ use futures::StreamExt;
 use tiermesh_core::privacy::permit;
 use tiermesh_core::{
     Attempt, AttemptOutcome, Clock, Context, Destination, Done, ErrorClass, Event, EventStream,
-    Infer, InferError, InferFuture, ModelId, ModelOffer, Refusal, Request, RequestMeta, Sealed,
-    Usage, Usd,
+    Infer, InferError, InferFuture, ModelId, ModelOffer, Refusal, Request, RequestMeta, Sampling,
+    Sealed, Usage, Usd,
 };
 
+use crate::chat::PromptError;
 use crate::engine::{Engine, Job, SubmitError};
 use crate::loaded::ModelInfo;
-use crate::sampler::SamplingParams;
+use crate::sampler::{SamplingOptions, SamplingParams};
 use crate::stream::{Finished, Output, StreamError, TokenStream};
 
 /// From this much text on, encoding it is left to a thread that may block.
@@ -88,11 +89,7 @@ impl LocalInfer {
             model: offer.id.clone(),
             content: content.clone(),
             emitted: context.continuation.emitted_ids,
-            sampling: SamplingParams {
-                temperature: meta.sampling.temperature,
-                top_k: meta.sampling.top_k,
-                top_p: meta.sampling.top_p,
-            },
+            sampling: self.sampling(&offer.id, &meta.sampling)?,
             seed: meta.seed,
             max_tokens: meta.sampling.max_tokens,
             stop: meta.sampling.stop.clone(),
@@ -103,6 +100,36 @@ impl LocalInfer {
         };
         let stream = self.submit(job).await?;
         Ok(self.events(stream, offer))
+    }
+
+    /// What was asked for, and the model's own where nothing was.
+    fn sampling(&self, id: &ModelId, asked: &Sampling) -> Result<SamplingParams, Refusal> {
+        let mut models = self.engine.models().iter();
+        let model = models.find(|model| model.info().id == *id);
+        let own = model.and_then(|model| model.defaults().repetition_penalty);
+        let neutral = SamplingOptions::default();
+        SamplingParams::new(SamplingOptions {
+            temperature: asked.temperature,
+            top_k: asked.top_k,
+            top_p: asked.top_p,
+            min_p: asked.min_p,
+            repetition_penalty: asked
+                .repetition_penalty
+                .or(own)
+                .unwrap_or(neutral.repetition_penalty),
+            presence_penalty: asked.presence_penalty,
+            frequency_penalty: asked.frequency_penalty,
+            logit_bias: asked.logit_bias.clone(),
+            logprobs: asked.logprobs,
+        })
+        .map_err(|error| {
+            InferError::new(
+                ErrorClass::InvalidArgument,
+                "INVALID_FIELD",
+                error.to_string(),
+            )
+            .with("field", error.parameter)
+        })
     }
 
     /// The plan's model, or the first one that fits.
@@ -213,13 +240,24 @@ fn refusal(error: SubmitError) -> Refusal {
         }
         SubmitError::Stopping => InferError::new(Unavailable, "STOPPING", message),
         SubmitError::UnknownModel(_) => InferError::new(NotFound, "MODEL_NOT_FOUND", message),
-        SubmitError::Encode(_) => InferError::new(InvalidArgument, "NOT_ENCODABLE", message),
+        SubmitError::Prompt(PromptError::Encode(_)) => {
+            InferError::new(InvalidArgument, "NOT_ENCODABLE", message)
+        }
+        SubmitError::Prompt(PromptError::Render(_)) => {
+            InferError::new(InvalidArgument, "CHAT_TEMPLATE_REFUSED", message)
+                .with("field", "content.messages")
+        }
         SubmitError::EmptyPrompt => InferError::new(InvalidArgument, "EMPTY_PROMPT", message),
         SubmitError::PromptTooLong { context, .. } => {
             InferError::new(InvalidArgument, "PROMPT_TOO_LONG", message).with(
                 "allowed",
                 format!("at most {context} tokens with the answer"),
             )
+        }
+        SubmitError::UnknownBias { vocab, .. } => {
+            InferError::new(InvalidArgument, "INVALID_FIELD", message)
+                .with("field", "logit_bias")
+                .with("allowed", format!("tokens below {vocab}"))
         }
         SubmitError::UnknownToken { .. } => {
             InferError::new(InvalidArgument, "UNKNOWN_TOKEN", message)

@@ -31,6 +31,9 @@ pub enum Output {
 pub struct Finished {
     /// Why.
     pub reason: FinishReason,
+    /// The model's own end token, where it wrote one: it has no text, and is
+    /// not among the tokens that were sent.
+    pub end_token: Option<u32>,
     /// Tokens read: the prompt's, without those of a continued answer.
     pub prompt_tokens: u64,
     /// Tokens written for this stream.

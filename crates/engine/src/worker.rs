@@ -103,7 +103,8 @@ fn serve(
             Ok(Step::Token(token)) => send(token),
             Ok(Step::Finished(token, reason)) => {
                 token.into_iter().for_each(&mut send);
-                return (Some(Ok(watch.finished(reason))), watch.sample());
+                let end_token = generation.as_ref().and_then(Generation::end_token);
+                return (Some(Ok(watch.finished(reason, end_token))), watch.sample());
             }
         }
     }
@@ -140,9 +141,10 @@ impl Watch {
         self.output_tokens += 1;
     }
 
-    fn finished(&self, reason: FinishReason) -> Finished {
+    fn finished(&self, reason: FinishReason, end_token: Option<u32>) -> Finished {
         Finished {
             reason,
+            end_token,
             prompt_tokens: self.prompt_tokens,
             output_tokens: self.output_tokens,
             first_token: self.first.map(|first| first - self.submitted),

@@ -46,13 +46,15 @@ async fn answer(entry: &Entry, request: Request) -> Result<Response, InferError>
         seed,
         stream,
         include_usage,
+        ..
     } = ask;
+    let logprobs = raw.logprobs.is_some();
     let answer = entry.infer(raw, seed, call).await.map_err(our_names)?;
     let opened = Opened::wait(answer).await?;
     if stream {
         Ok(sse::respond(opened, include_usage))
     } else {
-        whole::respond(opened).await
+        whole::respond(opened, logprobs).await
     }
 }
 
@@ -106,6 +108,7 @@ fn our_names(mut error: InferError) -> InferError {
             "deadline_ms.total" => headers::DEADLINE_MS,
             "deadline_ms.first_token" => headers::FIRST_TOKEN_MS,
             "request_id" => headers::REQUEST_ID,
+            "logprobs" => "top_logprobs",
             field if field.starts_with("content") => "messages",
             _ => continue,
         };

@@ -1,14 +1,15 @@
 //! The int8 artifact, written and run by the engine that the mesh runs.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use tiermesh_core::{Content, ModelId};
 use tiermesh_engine::{
-    Engine, EngineOptions, Job, KernelChoice, LoadOptions, Model, Output, Quantization,
-    SamplingParams, import,
+    Engine, EngineOptions, ImportOptions, Job, KernelChoice, LoadOptions, Model, Output,
+    Quantization, SamplingParams, import,
 };
 use tokio::runtime::Runtime;
 
@@ -22,7 +23,12 @@ const MAX_ANSWER: u32 = 64;
 /// When the source is no model or the target cannot be written.
 pub fn pack(source: &Path, target: &Path) -> Result<()> {
     let draft = target.with_extension("new");
-    import(source, &draft, Quantization::Q8)?;
+    import(
+        source,
+        &draft,
+        &ImportOptions::new(Quantization::Q8),
+        &mut |_| ControlFlow::Continue(()),
+    )?;
     fs::create_dir_all(target).with_context(|| format!("cannot create {}", target.display()))?;
     for entry in fs::read_dir(&draft)? {
         let entry = entry?;

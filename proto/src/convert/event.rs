@@ -4,8 +4,8 @@ use super::{WireError, some_tier};
 use crate::v1;
 use std::time::Duration;
 use tiermesh_core::{
-    Attempt, AttemptOutcome, Done, Event, FinishReason, ModelId, NodeId, Seam, SeamKind,
-    TaskResult, Token, Usage, Usd,
+    Alternative, Attempt, AttemptOutcome, Done, Event, FinishReason, ModelId, NodeId, Seam,
+    SeamKind, TaskResult, Token, TokenDetail, Usage, Usd,
 };
 use v1::infer_event::Event as Wire;
 
@@ -55,18 +55,41 @@ impl TryFrom<v1::InferEvent> for Event {
 }
 
 fn token_to_wire(token: Token) -> v1::Token {
+    let detail = token.detail.map_or_else(TokenDetail::default, |d| *d);
+    let alternative = |alternative: Alternative| v1::Alternative {
+        id: alternative.id,
+        bytes: alternative.bytes,
+        logprob: alternative.logprob,
+    };
     v1::Token {
         text: token.text,
         id: token.id,
         logprob: token.logprob,
+        bytes: detail.bytes,
+        top_logprobs: detail.top.into_iter().map(alternative).collect(),
     }
 }
 
+/// A token that has a log-probability has a detail, which costs nothing on the
+/// wire where it is empty.
 fn token(wire: v1::Token) -> Token {
+    let alternative = |wire: v1::Alternative| Alternative {
+        id: wire.id,
+        bytes: wire.bytes,
+        logprob: wire.logprob,
+    };
+    let (bytes, top) = (wire.bytes, wire.top_logprobs);
+    let detail = || {
+        Box::new(TokenDetail {
+            bytes,
+            top: top.into_iter().map(alternative).collect(),
+        })
+    };
     Token {
         text: wire.text,
         id: wire.id,
         logprob: wire.logprob,
+        detail: wire.logprob.is_some().then(detail),
     }
 }
 
@@ -253,11 +276,27 @@ mod tests {
         let events = [
             Event::Tokens {
                 first_seq: 3,
-                items: vec![Token {
-                    text: "ซัม".into(),
-                    id: Some(9),
-                    logprob: Some(-0.5),
-                }],
+                items: vec![
+                    Token {
+                        text: "ซัม".into(),
+                        id: Some(9),
+                        logprob: Some(-0.5),
+                        detail: Some(Box::new(TokenDetail {
+                            bytes: vec![0xe0],
+                            top: vec![Alternative {
+                                id: 4,
+                                bytes: b" a".to_vec(),
+                                logprob: -0.25,
+                            }],
+                        })),
+                    },
+                    Token {
+                        text: "ซุง".into(),
+                        id: None,
+                        logprob: None,
+                        detail: None,
+                    },
+                ],
             },
             Event::Seam(Seam {
                 seq: 4,

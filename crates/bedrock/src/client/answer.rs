@@ -175,6 +175,7 @@ impl Answer {
             text,
             id: None,
             logprob: None,
+            detail: None,
         }];
         Ok(Event::Tokens { first_seq, items })
     }

@@ -1,22 +1,27 @@
 //! A request of the mesh as a call of Bedrock's `ConverseStream`.
 
+use std::collections::HashMap;
+
 use aws_sdk_bedrockruntime::Client;
 use aws_sdk_bedrockruntime::operation::converse_stream::builders::ConverseStreamFluentBuilder;
 use aws_sdk_bedrockruntime::types::{
     ContentBlock, ConversationRole, InferenceConfiguration, Message, SystemContentBlock,
 };
+use aws_smithy_types::Document;
 use tiermesh_core::{
     Content, ErrorClass, InferError, NodeId, Refusal, RequestMeta, Role, Sampling, Via,
 };
 
-/// Builds the call. `top_k` and the seed have no field of Converse's own and
-/// are not sent; Bedrock does not promise equal answers anyway.
+/// Builds the call. The seed has no field of Converse's own and is not sent:
+/// Bedrock does not promise equal answers anyway. What else it has no field
+/// for is refused, so that somebody else of the plan can do it.
 pub(super) fn call(
     client: &Client,
     bedrock_id: &str,
     meta: &RequestMeta,
     content: &Content,
 ) -> Result<ConverseStreamFluentBuilder, Refusal> {
+    let more = more(bedrock_id, &meta.sampling)?;
     let turns = Turns::of(content);
     if turns.messages.is_empty() {
         return Err(InferError::new(
@@ -50,6 +55,7 @@ pub(super) fn call(
         .model_id(bedrock_id)
         .set_messages(Some(messages))
         .set_system((!system.is_empty()).then_some(system))
+        .set_additional_model_request_fields(more)
         .inference_config(inference(&meta.sampling)))
 }
 
@@ -86,6 +92,45 @@ fn inference(sampling: &Sampling) -> InferenceConfiguration {
         config = config.set_stop_sequences(Some(sampling.stop.clone()));
     }
     config.build()
+}
+
+/// What goes beside Converse's own fields: `top_k`, by the names that
+/// Anthropic's and Amazon's models have for it. Nothing that only filters
+/// draws matters where nothing is drawn.
+fn more(bedrock_id: &str, sampling: &Sampling) -> Result<Option<Document>, Refusal> {
+    let draws = sampling.temperature > 0.0;
+    let lost = [
+        ("min_p", draws && sampling.min_p > 0.0),
+        (
+            "repetition_penalty",
+            sampling.repetition_penalty.is_some_and(|p| p != 1.0),
+        ),
+        ("presence_penalty", sampling.presence_penalty != 0.0),
+        ("frequency_penalty", sampling.frequency_penalty != 0.0),
+        ("logit_bias", !sampling.logit_bias.is_empty()),
+        ("logprobs", sampling.logprobs.is_some()),
+    ];
+    if let Some((field, _)) = lost.into_iter().find(|(_, lost)| *lost) {
+        return Err(unsupported(field));
+    }
+    if !draws || sampling.top_k == 0 {
+        return Ok(None);
+    }
+    let top_k = Document::from(u64::from(sampling.top_k));
+    let object = |name: &str, value| Document::from(HashMap::from([(name.to_owned(), value)]));
+    if bedrock_id.contains("anthropic.") {
+        Ok(Some(object("top_k", top_k)))
+    } else if bedrock_id.contains("amazon.nova") {
+        Ok(Some(object("inferenceConfig", object("topK", top_k))))
+    } else {
+        Err(unsupported("top_k"))
+    }
+}
+
+/// Not an invalid argument: another node can do it.
+fn unsupported(field: &str) -> Refusal {
+    let message = format!("the cloud tier's model cannot do `{field}`");
+    InferError::new(ErrorClass::NotFound, "PARAMETER_NOT_SUPPORTED", message).with("field", field)
 }
 
 /// A conversation as Converse wants it: instructions apart, roles taking
@@ -183,6 +228,57 @@ mod tests {
         assert_eq!(config.temperature(), Some(1.0));
         assert_eq!(config.top_p(), None);
         assert!(config.stop_sequences().is_empty());
+    }
+
+    #[test]
+    fn what_bedrock_cannot_do_is_refused_by_name_and_someone_else_may_answer() {
+        let refused = |change: fn(&mut Sampling)| {
+            let mut sampling = Sampling {
+                temperature: 0.5,
+                ..Sampling::default()
+            };
+            change(&mut sampling);
+            let error = more("meta.llama3-1-8b-instruct-v1:0", &sampling).unwrap_err();
+            assert!(error.class.another_may_answer() && !error.class.blames_the_node());
+            error.metadata[0].1.clone()
+        };
+        assert_eq!(refused(|s| s.min_p = 0.1), "min_p");
+        assert_eq!(
+            refused(|s| s.repetition_penalty = Some(1.1)),
+            "repetition_penalty"
+        );
+        assert_eq!(refused(|s| s.presence_penalty = 1.0), "presence_penalty");
+        assert_eq!(refused(|s| s.frequency_penalty = -1.0), "frequency_penalty");
+        assert_eq!(refused(|s| s.logit_bias = vec![(1, 1.0)]), "logit_bias");
+        assert_eq!(refused(|s| s.logprobs = Some(0)), "logprobs");
+        assert_eq!(refused(|s| s.top_k = 5), "top_k");
+    }
+
+    #[test]
+    fn top_k_goes_by_the_name_the_model_has_for_it() {
+        let asked = Sampling {
+            temperature: 0.5,
+            top_k: 40,
+            repetition_penalty: Some(1.0),
+            ..Sampling::default()
+        };
+        let sent = |id| more(id, &asked).unwrap().unwrap();
+        let claude = sent("us.anthropic.claude-sonnet-4-20250514-v1:0");
+        let top_k = Document::from(40u64);
+        assert_eq!(claude.as_object().unwrap()["top_k"], top_k);
+        let nova = sent("amazon.nova-lite-v1:0");
+        let nested = nova.as_object().unwrap()["inferenceConfig"].as_object();
+        assert_eq!(nested.unwrap()["topK"], top_k);
+        let greedy = Sampling {
+            temperature: 0.0,
+            min_p: 0.5,
+            ..asked
+        };
+        assert_eq!(
+            more("meta.llama", &greedy).unwrap(),
+            None,
+            "nothing is drawn"
+        );
     }
 
     #[test]

@@ -202,6 +202,7 @@ mod tests {
             text: (*text).to_owned(),
             id: None,
             logprob: None,
+            detail: None,
         };
         Event::Tokens {
             first_seq: 0,

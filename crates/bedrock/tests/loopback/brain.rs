@@ -29,6 +29,7 @@ pub(crate) fn answer(pause: Duration) -> EventStream {
             text: (*word).into(),
             id: Some(7),
             logprob: None,
+            detail: None,
         }],
     });
     let done = Event::Done(Box::new(Done {

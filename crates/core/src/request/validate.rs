@@ -2,8 +2,8 @@
 
 use super::{
     Content, Continuity, DEFAULT_OUTPUT_TOKENS, DeviceInfo, MAX_CONTENT_BYTES, MAX_DEADLINE_MS,
-    MAX_MESSAGES, MAX_OUTPUT_TOKENS, MAX_STOP_BYTES, MAX_STOPS, ModelSelector, Request,
-    RequestMeta, Sampling, Task,
+    MAX_LOGIT_BIASES, MAX_MESSAGES, MAX_OUTPUT_TOKENS, MAX_STOP_BYTES, MAX_STOPS, MAX_TOP_LOGPROBS,
+    ModelSelector, Request, RequestMeta, Sampling, Task,
 };
 use crate::id::{InvalidName, ModelId, PolicyName, Region, RequestId, UserId};
 use crate::money::Usd;
@@ -71,6 +71,19 @@ pub struct RawRequest {
     pub top_p: Option<f32>,
     /// Likeliest tokens kept; all when absent.
     pub top_k: Option<u32>,
+    /// Share of the likeliest token's probability; 0 when absent.
+    pub min_p: Option<f32>,
+    /// Repetition penalty; the model's own when absent.
+    pub repetition_penalty: Option<f32>,
+    /// Presence penalty; 0 when absent.
+    pub presence_penalty: Option<f32>,
+    /// Frequency penalty; 0 when absent.
+    pub frequency_penalty: Option<f32>,
+    /// Biases by token, in any order.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Alternatives to tell beside each token's log-probability; neither is
+    /// told when absent.
+    pub logprobs: Option<u32>,
     /// Bound on the answer.
     pub max_tokens: Option<u32>,
     /// Stop strings.
@@ -128,17 +141,66 @@ impl RawRequest {
 
     fn sampling(&self) -> Result<Sampling, FieldError> {
         let temperature = self.temperature.unwrap_or(0.0);
-        if !(0.0..=2.0).contains(&temperature) {
-            return Err(FieldError::new("temperature", temperature, "0 to 2"));
-        }
+        within("temperature", temperature, 0.0, 2.0, "0 to 2")?;
         let top_p = self.top_p.unwrap_or(1.0);
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(FieldError::new("top_p", top_p, "over 0, at most 1"));
+        within("top_p", top_p, f32::MIN_POSITIVE, 1.0, "over 0, at most 1")?;
+        let min_p = self.min_p.unwrap_or(0.0);
+        within("min_p", min_p, 0.0, 1.0, "0 to 1")?;
+        if let Some(penalty) = self.repetition_penalty {
+            within("repetition_penalty", penalty, 0.1, 10.0, "0.1 to 10")?;
         }
+        let presence_penalty = self.presence_penalty.unwrap_or(0.0);
+        within("presence_penalty", presence_penalty, -2.0, 2.0, "-2 to 2")?;
+        let frequency_penalty = self.frequency_penalty.unwrap_or(0.0);
+        within("frequency_penalty", frequency_penalty, -2.0, 2.0, "-2 to 2")?;
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_OUTPUT_TOKENS);
         if max_tokens == 0 || max_tokens > MAX_OUTPUT_TOKENS {
             return Err(FieldError::new("max_tokens", max_tokens, "1 to 8192"));
         }
+        let logprobs = self.logprobs.map(u8::try_from).transpose();
+        let logprobs = logprobs.ok().filter(|top| *top <= Some(MAX_TOP_LOGPROBS));
+        let logprobs = logprobs.ok_or_else(|| {
+            let value = self.logprobs.unwrap_or_default();
+            FieldError::new("logprobs", value, "0 to 20 alternatives")
+        })?;
+        Ok(Sampling {
+            temperature,
+            top_p,
+            top_k: self.top_k.unwrap_or(0),
+            min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias: self.biases()?,
+            logprobs,
+            max_tokens,
+            stop: self.stops()?,
+        })
+    }
+
+    fn biases(&self) -> Result<Vec<(u32, f32)>, FieldError> {
+        const FIELD: &str = "logit_bias";
+        let count = self.logit_bias.len();
+        if count > MAX_LOGIT_BIASES {
+            let value = format!("{count} tokens");
+            return Err(FieldError::new(FIELD, value, "at most 1024 tokens"));
+        }
+        let mut biases = self.logit_bias.clone();
+        biases.sort_unstable_by_key(|(token, _)| *token);
+        for (_, bias) in &biases {
+            within(FIELD, *bias, -100.0, 100.0, "-100 to 100 for each token")?;
+        }
+        match biases.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            Some(twice) => Err(FieldError::new(
+                FIELD,
+                format!("token {} twice", twice[0].0),
+                "each token once",
+            )),
+            None => Ok(biases),
+        }
+    }
+
+    fn stops(&self) -> Result<Vec<String>, FieldError> {
         if self.stop.len() > MAX_STOPS {
             return Err(FieldError::new(
                 "stop",
@@ -154,13 +216,21 @@ impl RawRequest {
                 "strings of 1 to 128 bytes",
             ));
         }
-        Ok(Sampling {
-            temperature,
-            top_p,
-            top_k: self.top_k.unwrap_or(0),
-            max_tokens,
-            stop: self.stop.clone(),
-        })
+        Ok(self.stop.clone())
+    }
+}
+
+/// A number that is none is in no range.
+fn within(
+    field: &'static str,
+    value: f32,
+    low: f32,
+    high: f32,
+    allowed: &'static str,
+) -> Result<(), FieldError> {
+    match (low..=high).contains(&value) {
+        true => Ok(()),
+        false => Err(FieldError::new(field, value, allowed)),
     }
 }
 
@@ -224,73 +294,4 @@ fn cost(dollars: Option<f64>) -> Result<Option<Usd>, FieldError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn raw() -> RawRequest {
-        RawRequest {
-            request_id: "r1".into(),
-            user_id: "u1".into(),
-            policy: "interactive".into(),
-            content: Some(Content::Prompt("title".into())),
-            ..RawRequest::default()
-        }
-    }
-
-    fn refused(change: impl FnOnce(&mut RawRequest)) -> FieldError {
-        let mut raw = raw();
-        change(&mut raw);
-        raw.validate().unwrap_err()
-    }
-
-    #[test]
-    fn defaults_fill_what_the_client_leaves_out() {
-        let request = raw().validate().unwrap();
-        assert_eq!(request.meta.task, Task::Generate);
-        assert_eq!(request.meta.model, ModelSelector::Auto);
-        assert_eq!(request.meta.privacy, Privacy::Any);
-        assert_eq!(request.meta.content_bytes, 5);
-    }
-
-    #[test]
-    fn every_bad_field_is_named() {
-        assert_eq!(refused(|r| r.content = None).field, "content");
-        assert_eq!(
-            refused(|r| r.content = Some(Content::Prompt("x".repeat(MAX_CONTENT_BYTES + 1)))).field,
-            "content"
-        );
-        assert_eq!(refused(|r| r.total_ms = Some(0)).field, "deadline_ms.total");
-        assert_eq!(
-            refused(|r| r.first_token_ms = Some(0)).field,
-            "deadline_ms.first_token"
-        );
-        for bad in [f64::NAN, f64::INFINITY, -1.0] {
-            assert_eq!(
-                refused(|r| r.max_cost_usd = Some(bad)).field,
-                "max_cost_usd"
-            );
-        }
-        assert_eq!(
-            refused(|r| r.temperature = Some(f32::NAN)).field,
-            "temperature"
-        );
-        assert_eq!(refused(|r| r.top_p = Some(0.0)).field, "top_p");
-        assert_eq!(refused(|r| r.max_tokens = Some(0)).field, "max_tokens");
-        assert_eq!(refused(|r| r.model = "a b".into()).field, "model");
-        assert_eq!(refused(|r| r.stop = vec![String::new()]).field, "stop");
-        assert_eq!(
-            refused(|r| r.device.battery_percent = Some(101)).field,
-            "device_info.battery_percent"
-        );
-    }
-
-    #[test]
-    fn content_never_shows_in_debug_output() {
-        let request = RawRequest {
-            content: Some(Content::Prompt("top secret".into())),
-            ..raw()
-        };
-        let shown = format!("{:?}", request.validate().unwrap());
-        assert!(!shown.contains("secret"), "{shown}");
-    }
-}
+mod tests;

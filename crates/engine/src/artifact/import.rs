@@ -1,16 +1,54 @@
-//! From a Hugging Face directory to our artifact.
+//! From another program's checkpoint to our artifact.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
+use sha2::{Digest, Sha256};
 
-use super::manifest::{Manifest, Quantization};
-use super::tensors::{Matrix, SCALES, TensorError, Tensors};
-use super::{ArtifactError, CONFIG, MANIFEST, Source, TOKENIZER, WEIGHTS};
-use crate::config::LlamaConfig;
-use crate::kernel::{KernelChoice, Shape, quantize_rows};
-use crate::model::{Llama, Precision};
+use super::manifest::{FileEntry, Manifest, Quantization};
+use super::side::Overrides;
+use super::source::Source;
+use super::write::Layout;
+use super::{ArtifactError, CONFIG, MANIFEST, TOKENIZER, TensorError, WEIGHTS, hex};
+
+/// How a checkpoint is imported.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// How its matrices are stored.
+    pub quantization: Quantization,
+    /// The artifact's name; what the checkpoint says if none.
+    pub name: Option<String>,
+    /// Its licence; what the checkpoint says if none.
+    pub license: Option<String>,
+    /// Where it comes from; what the checkpoint says if none.
+    pub source: Option<String>,
+}
+
+impl ImportOptions {
+    /// Everything but the quantization as the checkpoint says.
+    #[must_use]
+    pub fn new(quantization: Quantization) -> Self {
+        Self {
+            quantization,
+            name: None,
+            license: None,
+            source: None,
+        }
+    }
+}
+
+/// How far an import is.
+#[derive(Clone, Copy, Debug)]
+pub struct ImportProgress<'a> {
+    /// The tensor that was written last, or a part of it.
+    pub tensor: &'a str,
+    /// Weights written so far.
+    pub done_values: u64,
+    /// Weights in all.
+    pub total_values: u64,
+}
 
 /// Why an import failed. Nothing is left behind under the target's name.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +71,24 @@ pub enum ImportError {
         #[source]
         source: std::io::Error,
     },
-    /// The weights cannot be put into a file.
-    #[error("the weights cannot be serialised")]
-    Serialize(#[source] safetensors::SafeTensorError),
+    /// Whoever watches asked for it to end.
+    #[error("the import was cancelled; nothing was written")]
+    Cancelled,
+    /// The file of weights cannot be written.
+    #[error("the weights cannot be written")]
+    Weights(#[source] std::io::Error),
 }
 
-/// Writes the artifact of the Hugging Face directory `source` to `target`,
-/// which must not exist; it appears whole or not at all.
+impl From<TensorError> for ImportError {
+    fn from(error: TensorError) -> Self {
+        Self::Source(error.into())
+    }
+}
+
+/// Writes the artifact of a Hugging Face directory or a GGUF file to `target`,
+/// which must not exist; it appears whole or not at all. Memory is bounded by
+/// a few megabytes of weights, whatever the checkpoint's size. `progress` is
+/// told of each piece that was written, and ends the import where it breaks.
 ///
 /// # Errors
 ///
@@ -47,155 +96,103 @@ pub enum ImportError {
 pub fn import(
     source: &Path,
     target: &Path,
-    quantization: Quantization,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(ImportProgress<'_>) -> ControlFlow<()>,
 ) -> Result<Manifest, ImportError> {
     if target.exists() {
         return Err(ImportError::Exists {
             path: target.to_owned(),
         });
     }
-    let source = Source::read(source).map_err(ImportError::Source)?;
-    let invalid = |error: TensorError| ImportError::Source(error.into());
-    let tensors = Tensors::parse(&source.weights).map_err(invalid)?;
-    let portable = KernelChoice::Portable
-        .resolve()
-        .expect("every processor has it");
-    // Building the model is the check that every tensor is there and fits.
-    Llama::build(&source.config, &tensors, Precision::Packed(portable)).map_err(invalid)?;
-    let stored = store(&source.config, &tensors, quantization).map_err(invalid)?;
-    let weights = serialize(&stored)?;
-    let manifest = source
-        .manifest(quantization, &weights)
-        .map_err(ImportError::Source)?;
-    write(target, &source, &weights, &manifest)?;
+    let mut source = Source::open(source).map_err(ImportError::Source)?;
+    source.side.apply(Overrides {
+        name: options.name.clone(),
+        license: options.license.clone(),
+        source: options.source.clone(),
+    });
+    let mut partial = target.as_os_str().to_owned();
+    partial.push(format!(".partial-{}", std::process::id()));
+    let partial = Partial(PathBuf::from(partial));
+    let manifest = write(&source, &partial.0, options.quantization, progress)?;
+    attempt(target, fs::rename(&partial.0, target))?;
     Ok(manifest)
 }
 
-struct Stored {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
+/// A directory that is being written. Gone when it is not renamed in time.
+struct Partial(PathBuf);
 
-fn store(
-    config: &LlamaConfig,
-    tensors: &Tensors<'_>,
-    quantization: Quantization,
-) -> Result<Vec<Stored>, TensorError> {
-    let mut stored = Vec::new();
-    for (name, shape) in config.matrices() {
-        let matrix = tensors.matrix(&name, shape)?;
-        match (matrix, quantization) {
-            (Matrix::Dense(weights), Quantization::F32) => {
-                stored.push(floats(name, vec![shape.n, shape.k], &weights));
-            }
-            (Matrix::Dense(weights), Quantization::Q8) => {
-                let (values, scales) =
-                    quantize_rows(&weights, shape).map_err(|source| TensorError::Pack {
-                        name: name.clone(),
-                        source,
-                    })?;
-                stored.extend(quantized(name, shape, &values, &scales));
-            }
-            (Matrix::Quantized { values, scales }, Quantization::Q8) => {
-                stored.extend(quantized(name, shape, &values, &scales));
-            }
-            (Matrix::Quantized { .. }, Quantization::F32) => {
-                let supported = "F32, F16 and BF16";
-                return Err(TensorError::Type {
-                    name,
-                    found: Dtype::I8,
-                    supported,
-                });
-            }
-        }
-    }
-    for name in config.norms() {
-        let weights = tensors.vector(&name, config.hidden)?;
-        stored.push(floats(name, vec![config.hidden], &weights));
-    }
-    Ok(stored)
-}
-
-fn floats(name: String, shape: Vec<usize>, values: &[f32]) -> Stored {
-    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    Stored {
-        name,
-        dtype: Dtype::F32,
-        shape,
-        bytes,
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After a rename there is nothing of that name.
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-fn quantized(name: String, shape: Shape, values: &[i8], scales: &[half::f16]) -> [Stored; 2] {
-    let scales = Stored {
-        name: format!("{name}{SCALES}"),
-        dtype: Dtype::F16,
-        shape: vec![shape.n, scales.len() / shape.n],
-        bytes: scales.iter().flat_map(|s| s.to_le_bytes()).collect(),
-    };
-    let bytes = values.iter().map(|v| v.cast_unsigned()).collect();
-    [
-        Stored {
-            name,
-            dtype: Dtype::I8,
-            shape: vec![shape.n, shape.k],
-            bytes,
-        },
-        scales,
-    ]
+fn attempt<T>(path: &Path, result: std::io::Result<T>) -> Result<T, ImportError> {
+    result.map_err(|source| ImportError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
-fn serialize(stored: &[Stored]) -> Result<Vec<u8>, ImportError> {
-    let views = stored
-        .iter()
-        .map(|t| {
-            Ok((
-                t.name.as_str(),
-                TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?,
-            ))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(ImportError::Serialize)?;
-    safetensors::serialize(views, None).map_err(ImportError::Serialize)
-}
-
-/// Writes beside the target and renames, so that a crash leaves no half of it.
 fn write(
-    target: &Path,
     source: &Source,
-    weights: &[u8],
-    manifest: &Manifest,
-) -> Result<(), ImportError> {
-    let mut partial = target.as_os_str().to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    let partial = PathBuf::from(partial);
-    let attempt = |path: &Path, result: std::io::Result<()>| {
-        result.map_err(|source| ImportError::Write {
-            path: path.to_owned(),
-            source,
-        })
-    };
-    let mut manifest_json = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
-    manifest_json.push(b'\n');
-    let all = || {
-        attempt(&partial, fs::create_dir_all(&partial))?;
-        for (file, bytes) in [
-            (CONFIG, &*source.config_json),
-            (TOKENIZER, &*source.tokenizer_json),
-            (WEIGHTS, weights),
-            (MANIFEST, &*manifest_json),
-        ] {
-            let path = partial.join(file);
-            attempt(&path, fs::write(&path, bytes))?;
-        }
-        attempt(target, fs::rename(&partial, target))
-    };
-    let result = all();
-    if result.is_err() {
-        // The error of the write is the one worth reporting.
-        let _ = fs::remove_dir_all(&partial);
+    directory: &Path,
+    quantization: Quantization,
+    progress: &mut dyn FnMut(ImportProgress<'_>) -> ControlFlow<()>,
+) -> Result<Manifest, ImportError> {
+    attempt(directory, fs::create_dir_all(directory))?;
+    let path = directory.join(WEIGHTS);
+    let options = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path);
+    let mut file = attempt(&path, options)?;
+    let layout = Layout::new(source.config.tensors(), quantization.encoding());
+    layout.write(source, &mut file, progress)?;
+    attempt(&path, file.sync_all())?;
+    let weights = attempt(&path, entry_of(&path))?;
+    let manifest = source
+        .side
+        .manifest(source, quantization, source.entries(weights))
+        .map_err(ImportError::Source)?;
+    let mut json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
+    json.push(b'\n');
+    let checkpoint = &source.checkpoint;
+    let optional = source.optional();
+    let optional = optional.iter().map(|(name, bytes)| (*name, &**bytes));
+    let files = [
+        (CONFIG, &*checkpoint.config_json),
+        (TOKENIZER, &*checkpoint.tokenizer_json),
+        (MANIFEST, &*json),
+    ];
+    for (name, bytes) in files.into_iter().chain(optional) {
+        let path = directory.join(name);
+        let written = fs::write(&path, bytes).and_then(|()| File::open(&path)?.sync_all());
+        attempt(&path, written)?;
     }
-    result
+    Ok(manifest)
+}
+
+/// Size and SHA-256 of the file of weights, read once more: it was written out
+/// of order.
+fn entry_of(path: &Path) -> std::io::Result<FileEntry> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+    Ok(FileEntry {
+        path: WEIGHTS.to_owned(),
+        sha256: hex(&hasher.finalize()),
+        bytes,
+    })
 }

@@ -1,13 +1,15 @@
-//! `manifest.json` and the optional `tiermesh.json` it is made from.
+//! `manifest.json`: what an artifact is.
 
 use serde::{Deserialize, Serialize};
 use tiermesh_core::{ModelId, Task};
 
-use super::{ArtifactError, CONFIG, MANIFEST, SIDE_FILE, Source, TOKENIZER, WEIGHTS, sha256_hex};
-use crate::config::{ARCHITECTURE, LlamaConfig};
+use super::{ArtifactError, CONFIG, MANIFEST, OPTIONAL, TOKENIZER, WEIGHTS, sha256_hex};
+use crate::config::ModelConfig;
+use crate::kernel::Encoding;
+use crate::pooling::Pooling;
 
 /// The one format this version writes and reads.
-const FORMAT: &str = "tiermesh-artifact/1";
+pub(super) const FORMAT: &str = "tiermesh-artifact/2";
 /// The most bytes of a prompt's fixed parts: they are read for every request.
 const MAX_AFFIX: usize = 16 << 10;
 const MAX_EOS: usize = 16;
@@ -31,8 +33,17 @@ pub struct Manifest {
     pub(crate) context_tokens: u32,
     pub(crate) prompt: Prompt,
     pub(crate) eos: Vec<u32>,
+    /// How an encoder's hidden states become an embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pooling: Option<Pooling>,
     pub(crate) files: Vec<FileEntry>,
     pub(crate) digest: String,
+}
+
+/// What every format's manifest has.
+#[derive(Deserialize)]
+struct Format {
+    format: String,
 }
 
 /// How matrices are stored.
@@ -41,7 +52,11 @@ pub struct Manifest {
 pub enum Quantization {
     /// int8 with an f16 scale for each 32 inputs.
     Q8,
-    /// f32.
+    /// Sixteen levels with an f16 scale for each 32 inputs.
+    Q4,
+    /// f16.
+    F16,
+    /// f32, computed by Burn's matrix product: for comparison, not for speed.
     F32,
 }
 
@@ -51,7 +66,19 @@ impl Quantization {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Q8 => "q8",
+            Self::Q4 => "q4",
+            Self::F16 => "f16",
             Self::F32 => "f32",
+        }
+    }
+
+    /// How its matrices are packed, if they are.
+    pub(crate) const fn encoding(self) -> Option<Encoding> {
+        match self {
+            Self::Q8 => Some(Encoding::Q8),
+            Self::Q4 => Some(Encoding::Q4),
+            Self::F16 => Some(Encoding::F16),
+            Self::F32 => None,
         }
     }
 }
@@ -67,12 +94,16 @@ pub(crate) struct Prompt {
     pub(crate) suffix: String,
 }
 
+/// One file of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct FileEntry {
-    pub(crate) path: String,
-    pub(crate) sha256: String,
-    pub(crate) bytes: u64,
+pub struct FileEntry {
+    /// Its name.
+    pub path: String,
+    /// SHA-256 of its content, in hexadecimal.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 impl FileEntry {
@@ -104,16 +135,67 @@ impl Manifest {
         self.quantization
     }
 
+    /// The family a request may ask for instead of the exact name.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        &self.family
+    }
+
+    /// The architecture as Hugging Face names it.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// What it was made for.
+    #[must_use]
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// Its licence.
+    #[must_use]
+    pub fn license(&self) -> &str {
+        &self.license
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Prompt and answer together, in tokens.
+    #[must_use]
+    pub fn context_tokens(&self) -> u32 {
+        self.context_tokens
+    }
+
+    /// Its files, this manifest not among them.
+    #[must_use]
+    pub fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+
+    pub(super) fn has_file(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.path == name)
+    }
+
     /// Parses a manifest and checks its digest against its content.
     pub(super) fn parse(json: &[u8]) -> Result<Self, ArtifactError> {
-        let manifest: Self =
-            serde_json::from_slice(json).map_err(|source| ArtifactError::Json {
-                file: MANIFEST,
-                source,
-            })?;
-        if manifest.format != FORMAT {
-            return Err(field(MANIFEST, "format", &manifest.format, FORMAT));
+        let invalid = |source| ArtifactError::Json {
+            file: MANIFEST,
+            source,
+        };
+        // Another format may have other fields: its name is read first.
+        let Format { format } = serde_json::from_slice(json).map_err(invalid)?;
+        if format != FORMAT {
+            return Err(ArtifactError::Format {
+                found: format,
+                expected: FORMAT,
+            });
         }
+        let manifest: Self = serde_json::from_slice(json).map_err(invalid)?;
         let expected = manifest.computed_digest();
         if manifest.digest != expected {
             return Err(ArtifactError::Corrupt {
@@ -127,7 +209,7 @@ impl Manifest {
     }
 
     /// SHA-256 over everything but the digest itself.
-    fn computed_digest(&self) -> String {
+    pub(super) fn computed_digest(&self) -> String {
         let unsigned = Self {
             digest: String::new(),
             ..self.clone()
@@ -136,13 +218,10 @@ impl Manifest {
         sha256_hex(&json)
     }
 
-    fn check(&self) -> Result<(), ArtifactError> {
+    pub(super) fn check(&self) -> Result<(), ArtifactError> {
         let wrong = |key, value: &dyn std::fmt::Debug, allowed| {
             Err(field(MANIFEST, key, &format!("{value:?}"), allowed))
         };
-        if self.architecture != ARCHITECTURE {
-            return wrong("architecture", &self.architecture, ARCHITECTURE);
-        }
         if !(0.0..=1.0).contains(&self.quality) {
             return wrong("quality", &self.quality, "0 to 1");
         }
@@ -151,6 +230,7 @@ impl Manifest {
         }
         for (key, text) in [
             ("family", &self.family),
+            ("architecture", &self.architecture),
             ("license", &self.license),
             ("source", &self.source),
         ] {
@@ -158,32 +238,41 @@ impl Manifest {
                 return wrong(key, &"(long)", "1 KiB");
             }
         }
-        if self.tasks.is_empty()
-            || self
-                .tasks
-                .iter()
-                .any(|t| !matches!(t, Task::Generate | Task::Chat))
-        {
-            return wrong("tasks", &self.tasks, "generate, chat, or both");
+        if self.tasks.is_empty() {
+            return wrong("tasks", &self.tasks, "one or more");
         }
         if self.eos.len() > MAX_EOS {
             return wrong("eos", &self.eos.len(), "16 tokens");
         }
         let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
         paths.sort_unstable();
-        if paths != [CONFIG, WEIGHTS, TOKENIZER] {
-            return wrong(
-                "files",
-                &paths,
-                "config.json, model.safetensors and tokenizer.json",
-            );
+        paths.retain(|path| !OPTIONAL.contains(path));
+        let mut all: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
+        all.sort_unstable();
+        all.dedup();
+        if paths != [CONFIG, WEIGHTS, TOKENIZER] || all.len() != self.files.len() {
+            let allowed = "config.json, model.safetensors and tokenizer.json once each, and if there \
+                are: generation_config.json, tokenizer_config.json, chat_template.jinja";
+            return wrong("files", &all, allowed);
         }
         Ok(())
     }
 
     /// Checks what the manifest and the configuration both speak of.
-    pub(super) fn check_against(&self, config: &LlamaConfig) -> Result<(), ArtifactError> {
-        if let Some(id) = self.eos.iter().find(|id| **id as usize >= config.vocab) {
+    pub(super) fn check_against(&self, config: &ModelConfig) -> Result<(), ArtifactError> {
+        if self.architecture != config.architecture() {
+            let allowed = "the architecture of config.json";
+            return Err(field(MANIFEST, "architecture", &self.architecture, allowed));
+        }
+        let fits = match config {
+            ModelConfig::Decoder(_) => |task: &Task| matches!(task, Task::Generate | Task::Chat),
+            ModelConfig::Encoder(_) => |task: &Task| matches!(task, Task::Embed | Task::Tag),
+        };
+        if let Some(task) = self.tasks.iter().find(|task| !fits(task)) {
+            let allowed = "what the architecture can do";
+            return Err(field(MANIFEST, "tasks", task.as_str(), allowed));
+        }
+        if let Some(id) = self.eos.iter().find(|id| **id as usize >= config.vocab()) {
             return Err(field(
                 MANIFEST,
                 "eos",
@@ -191,13 +280,13 @@ impl Manifest {
                 "ids below vocab_size",
             ));
         }
-        if self.context_tokens == 0 || self.context_tokens as usize > config.context {
+        if self.context_tokens == 0 || self.context_tokens as usize > config.context() {
             let found = self.context_tokens.to_string();
             return Err(field(
                 MANIFEST,
                 "context_tokens",
                 &found,
-                "1 to max_position_embeddings",
+                "1 to what config.json allows",
             ));
         }
         Ok(())
@@ -206,7 +295,7 @@ impl Manifest {
     /// Checks a file's bytes against its entry.
     pub(super) fn verify(&self, file: &'static str, bytes: &[u8]) -> Result<(), ArtifactError> {
         let entry = self.files.iter().find(|entry| entry.path == file);
-        let entry = entry.expect("check has seen all three files");
+        let entry = entry.expect("only files of the manifest are verified");
         let corrupt = |expected, found| {
             Err(ArtifactError::Corrupt {
                 file,
@@ -231,90 +320,7 @@ impl Manifest {
     }
 }
 
-/// `tiermesh.json`: what a Hugging Face checkpoint does not say of itself.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SideFile {
-    name: Option<String>,
-    family: Option<String>,
-    license: Option<String>,
-    source: Option<String>,
-    task: Option<Tasks>,
-    quality: Option<f32>,
-    prompt: Option<Prompt>,
-    eos: Option<Vec<TokenName>>,
-    context_tokens: Option<u32>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Tasks {
-    One(Task),
-    Many(Vec<Task>),
-}
-
-/// A token by number or by its text.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum TokenName {
-    Id(u32),
-    Text(String),
-}
-
-impl SideFile {
-    /// The manifest of a source, defaults filled in: the directory's name, the
-    /// configuration's end tokens, both text tasks.
-    pub(super) fn manifest(
-        &self,
-        source: &Source,
-        quantization: Quantization,
-        files: Vec<FileEntry>,
-    ) -> Result<Manifest, ArtifactError> {
-        let name = self.name.as_deref().unwrap_or(&source.directory_name);
-        let allowed = "1 to 200 letters, digits and ._:/@+-";
-        let context = u32::try_from(source.config.context).unwrap_or(u32::MAX);
-        let mut manifest = Manifest {
-            format: FORMAT.to_owned(),
-            name: ModelId::new(name).map_err(|_| field(SIDE_FILE, "name", name, allowed))?,
-            family: self.family.clone().unwrap_or_else(|| name.to_owned()),
-            architecture: ARCHITECTURE.to_owned(),
-            quantization,
-            tasks: match &self.task {
-                None => vec![Task::Generate, Task::Chat],
-                Some(Tasks::One(task)) => vec![*task],
-                Some(Tasks::Many(tasks)) => tasks.clone(),
-            },
-            license: self.license.clone().unwrap_or_else(|| "unknown".to_owned()),
-            source: self.source.clone().unwrap_or_else(|| "unknown".to_owned()),
-            quality: self.quality.unwrap_or(0.5),
-            context_tokens: self.context_tokens.unwrap_or(context),
-            prompt: self.prompt.clone().unwrap_or_default(),
-            eos: self.eos_ids(source)?,
-            files,
-            digest: String::new(),
-        };
-        manifest.check()?;
-        manifest.check_against(&source.config)?;
-        manifest.digest = manifest.computed_digest();
-        Ok(manifest)
-    }
-
-    fn eos_ids(&self, source: &Source) -> Result<Vec<u32>, ArtifactError> {
-        let Some(names) = &self.eos else {
-            return Ok(source.config.eos.clone());
-        };
-        let id = |name: &TokenName| match name {
-            TokenName::Id(id) => Ok(*id),
-            TokenName::Text(text) => source
-                .tokenizer
-                .token_id(text)
-                .ok_or_else(|| field(SIDE_FILE, "eos", text, "tokens of tokenizer.json")),
-        };
-        names.iter().map(id).collect()
-    }
-}
-
-fn field(
+pub(super) fn field(
     file: &'static str,
     key: &'static str,
     value: &str,

@@ -4,22 +4,30 @@
 //! manifest.json       what the model is, SHA-256 and size per file, digest
 //! config.json         the architecture's shape
 //! tokenizer.json      the tokenizer
-//! model.safetensors   q8: X.weight as I8 [out, in] with X.weight.scales as
-//!                     F16 [out, in / 32], the embedding too; norms as F32.
-//!                     f32: everything as F32
+//! model.safetensors   packed matrices X as they are computed with: X holds
+//!                     tiles [n / 16, k / 32, bytes], X.scales f16 scales
+//!                     [n / 16, k / 32, 16]; norms, biases and tables as F32
+//! generation_config.json, tokenizer_config.json, chat_template.jinja
+//!                     where the checkpoint has them
 //! ```
 //!
 //! The digest is the SHA-256 of the manifest's canonical JSON with the digest
 //! left empty, so it stands for the files, the prompt and the end tokens at
-//! once. What is verified is what is used: each file is read once, into
-//! memory. A plain Hugging Face directory (no manifest) loads too; its manifest
-//! is made up from the files that are there, and its digest says what they
-//! are, not what they should be.
+//! once. Weights are mapped, not read: processes on one machine share them. A
+//! checkpoint of another program (no manifest) loads too, packed in memory; its
+//! manifest is made up from the files that are there, and its digest says what
+//! they are, not what they should be.
 
-pub(crate) mod import;
+mod error;
+mod import;
 pub(crate) mod manifest;
-pub(crate) mod tensors;
+mod map;
+mod packed;
+mod side;
+mod source;
+mod write;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
@@ -27,195 +35,121 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{ConfigError, LlamaConfig};
-use crate::tokenizer::{TextTokenizer, TokenizerError};
-pub use import::{ImportError, import};
-use manifest::{FileEntry, SideFile};
-pub use manifest::{Manifest, Quantization};
-pub use tensors::TensorError;
+use crate::config::ModelConfig;
+use crate::model::{Precision, Weights};
+use crate::tokenizer::TextTokenizer;
+pub use error::{ArtifactError, TensorError};
+pub use import::{ImportError, ImportOptions, ImportProgress, import};
+pub use manifest::{FileEntry, Manifest, Quantization};
+use packed::PackedWeights;
+use source::Source;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const GENERATION: &str = "generation_config.json";
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(crate) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// What our importer reads beside a Hugging Face checkpoint.
 pub(crate) const SIDE_FILE: &str = "tiermesh.json";
+/// Files an artifact may have besides the three it must.
+pub(crate) const OPTIONAL: [&str; 3] = [CHAT_TEMPLATE, GENERATION, TOKENIZER_CONFIG];
 
-/// The most bytes each file may have. Weights of 32 GiB are 32 billion
-/// parameters in int8, beyond what this engine serves.
-const LIMITS: [(&str, u64); 5] = [
+/// The most bytes each file that is read whole may have.
+const LIMITS: [(&str, u64); 6] = [
     (MANIFEST, 1 << 20),
-    (SIDE_FILE, 1 << 20),
     (CONFIG, 1 << 20),
     (TOKENIZER, 1 << 26),
-    (WEIGHTS, 1 << 35),
+    (GENERATION, 1 << 20),
+    (TOKENIZER_CONFIG, 1 << 24),
+    (CHAT_TEMPLATE, 1 << 20),
 ];
 
-/// Why a directory does not load as a model.
-#[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
-    /// A file cannot be read.
-    #[error("{file} cannot be read")]
-    Read {
-        /// The file.
-        file: &'static str,
-        /// The reason.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is larger than any file of its kind may be.
-    #[error("{file} has more than the {most} bytes it may have")]
-    TooLarge {
-        /// The file.
-        file: &'static str,
-        /// The limit.
-        most: u64,
-    },
-    /// A JSON file is not what it should be.
-    #[error("{file} cannot be parsed")]
-    Json {
-        /// The file.
-        file: &'static str,
-        /// The reason.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The manifest says something that cannot be.
-    #[error("{file}: {key} = {value:?} is not allowed; allowed: {allowed}")]
-    Field {
-        /// The file.
-        file: &'static str,
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What is allowed.
-        allowed: &'static str,
-    },
-    /// A file's content is not what the manifest says.
-    #[error("{file} is corrupt: expected {expected}, found {found}")]
-    Corrupt {
-        /// The file.
-        file: &'static str,
-        /// SHA-256 or size by the manifest.
-        expected: String,
-        /// SHA-256 or size of what is there.
-        found: String,
-    },
-    /// The shape cannot be built.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The tokenizer cannot be built.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The weights do not fit the shape.
-    #[error(transparent)]
-    Tensors(#[from] TensorError),
-}
-
-/// A verified artifact in memory.
+/// A verified artifact, or another program's checkpoint made into one.
 pub(crate) struct Artifact {
     pub(crate) manifest: Manifest,
-    pub(crate) config: LlamaConfig,
+    pub(crate) config: ModelConfig,
     pub(crate) tokenizer: TextTokenizer,
-    pub(crate) weights: Vec<u8>,
+    /// Optional files by name.
+    pub(crate) side: BTreeMap<&'static str, Vec<u8>>,
+    pub(crate) weights: Box<dyn Weights>,
 }
 
 impl Artifact {
-    /// Reads and verifies a directory. `assumed` is how a directory without a
-    /// manifest is to be held in memory.
-    pub(crate) fn open(directory: &Path, assumed: Quantization) -> Result<Self, ArtifactError> {
-        if !directory.join(MANIFEST).exists() {
-            return Source::read(directory)?.into_artifact(assumed);
+    /// Opens and verifies a directory, or a checkpoint that is none of ours:
+    /// `assumed` is how that is to be held in memory.
+    pub(crate) fn open(path: &Path, assumed: Quantization) -> Result<Self, ArtifactError> {
+        if !path.join(MANIFEST).exists() {
+            return Source::open(path)?.into_artifact(assumed);
         }
-        let bytes = read(directory, MANIFEST)?;
-        let manifest = Manifest::parse(&bytes)?;
-        let verified = |file| {
-            let bytes = read(directory, file)?;
-            manifest.verify(file, &bytes)?;
-            Ok::<_, ArtifactError>(bytes)
-        };
-        let config = LlamaConfig::parse(&verified(CONFIG)?)?;
-        let tokenizer = TextTokenizer::parse(&verified(TOKENIZER)?)?;
-        let weights = verified(WEIGHTS)?;
+        let (manifest, mut files) = verified(path)?;
+        let config = ModelConfig::parse(&files.remove(CONFIG).unwrap_or_default())?;
+        let tokenizer = TextTokenizer::parse(&files.remove(TOKENIZER).unwrap_or_default())?;
         manifest.check_against(&config)?;
+        let map = map::map(path, WEIGHTS)?;
+        manifest.verify(WEIGHTS, &map)?;
         Ok(Self {
+            weights: Box::new(PackedWeights::parse(map)?),
             config,
             tokenizer,
-            weights,
+            side: files,
             manifest,
         })
     }
+
+    /// How its matrices are computed with on this code path.
+    pub(crate) fn precision(&self, kernel: crate::kernel::KernelPath) -> Precision {
+        match self.manifest.quantization().encoding() {
+            Some(encoding) => Precision::Packed(encoding, kernel),
+            None => Precision::Dense,
+        }
+    }
 }
 
-/// A Hugging Face directory as it lies there.
-pub(crate) struct Source {
-    pub(crate) config_json: Vec<u8>,
-    pub(crate) tokenizer_json: Vec<u8>,
-    pub(crate) weights: Vec<u8>,
-    pub(crate) config: LlamaConfig,
-    pub(crate) tokenizer: TextTokenizer,
-    side: SideFile,
-    directory_name: String,
+/// Reads an artifact's manifest: what it says of itself, its files unread.
+///
+/// # Errors
+///
+/// When there is no manifest, or it is damaged.
+pub fn inspect(directory: &Path) -> Result<Manifest, ArtifactError> {
+    Manifest::parse(&read(directory, MANIFEST)?)
 }
 
-impl Source {
-    pub(crate) fn read(directory: &Path) -> Result<Self, ArtifactError> {
-        let config_json = read(directory, CONFIG)?;
-        let tokenizer_json = read(directory, TOKENIZER)?;
-        let side = match directory.join(SIDE_FILE).exists() {
-            true => serde_json::from_slice(&read(directory, SIDE_FILE)?).map_err(|source| {
-                ArtifactError::Json {
-                    file: SIDE_FILE,
-                    source,
-                }
-            })?,
-            false => SideFile::default(),
-        };
-        Ok(Self {
-            config: LlamaConfig::parse(&config_json)?,
-            tokenizer: TextTokenizer::parse(&tokenizer_json)?,
-            weights: read(directory, WEIGHTS)?,
-            config_json,
-            tokenizer_json,
-            side,
-            directory_name: directory.file_name().map_or_else(
-                || "model".to_owned(),
-                |name| name.to_string_lossy().into_owned(),
-            ),
-        })
+/// Compares every file of an artifact with its manifest, and every tensor with
+/// what the configuration implies.
+///
+/// # Errors
+///
+/// Names the file, and the tensor in it, that is not as it should be.
+pub fn verify(directory: &Path) -> Result<Manifest, ArtifactError> {
+    let manifest = inspect(directory)?;
+    let artifact = Artifact::open(directory, manifest.quantization())?;
+    for spec in artifact.config.tensors() {
+        source::check(&*artifact.weights, &spec)?;
     }
+    Ok(artifact.manifest)
+}
 
-    /// The manifest of this source with these weights in its place.
-    pub(crate) fn manifest(
-        &self,
-        quantization: Quantization,
-        weights: &[u8],
-    ) -> Result<Manifest, ArtifactError> {
-        let files = [
-            (CONFIG, &*self.config_json),
-            (TOKENIZER, &*self.tokenizer_json),
-            (WEIGHTS, weights),
-        ]
-        .map(|(path, bytes)| FileEntry::of(path, bytes));
-        self.side.manifest(self, quantization, files.to_vec())
-    }
+type Files = BTreeMap<&'static str, Vec<u8>>;
 
-    fn into_artifact(self, assumed: Quantization) -> Result<Artifact, ArtifactError> {
-        Ok(Artifact {
-            manifest: self.manifest(assumed, &self.weights)?,
-            config: self.config,
-            tokenizer: self.tokenizer,
-            weights: self.weights,
-        })
+/// The manifest and the files that are read whole, each as the manifest says.
+fn verified(directory: &Path) -> Result<(Manifest, Files), ArtifactError> {
+    let manifest = inspect(directory)?;
+    let mut files = Files::new();
+    for name in [CONFIG, TOKENIZER].into_iter().chain(OPTIONAL) {
+        if manifest.has_file(name) {
+            let bytes = read(directory, name)?;
+            manifest.verify(name, &bytes)?;
+            files.insert(name, bytes);
+        }
     }
+    Ok((manifest, files))
 }
 
 fn read(directory: &Path, file: &'static str) -> Result<Vec<u8>, ArtifactError> {
-    let most = LIMITS
-        .iter()
-        .find(|(name, _)| *name == file)
-        .map_or(0, |(_, most)| *most);
+    let known = LIMITS.iter().find(|(name, _)| *name == file);
+    let most = known.map_or(0, |(_, most)| *most);
     let mut bytes = Vec::new();
     File::open(directory.join(file))
         .and_then(|opened| opened.take(most + 1).read_to_end(&mut bytes))
@@ -226,13 +160,17 @@ fn read(directory: &Path, file: &'static str) -> Result<Vec<u8>, ArtifactError> 
     Ok(bytes)
 }
 
-fn sha256_hex(bytes: &[u8]) -> String {
+fn hex(digest: &[u8]) -> String {
     let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(bytes) {
+    for byte in digest {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
     }
     hex
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::*;
 use crate::artifact::Quantization;
 use crate::kernel::KernelChoice;
 use crate::loaded::LoadOptions;
+use crate::sampler::SamplingOptions;
 use crate::stream::{Finished, Output, StreamError};
 
 pub(crate) fn tiny_engine(queue_capacity: usize) -> Engine {
@@ -32,11 +33,11 @@ fn job(max_tokens: u32) -> Job {
         model: ModelId::new("tiny-llama").unwrap(),
         content: Content::Prompt("once upon a time".into()),
         emitted: Vec::new(),
-        sampling: SamplingParams {
+        sampling: SamplingParams::new(SamplingOptions {
             temperature: 0.8,
-            top_k: 0,
-            top_p: 1.0,
-        },
+            ..SamplingOptions::default()
+        })
+        .unwrap(),
         seed: 7,
         max_tokens,
         stop: Vec::new(),
@@ -307,6 +308,20 @@ fn what_cannot_be_answered_is_refused_before_it_is_queued() {
     assert_eq!(
         token,
         SubmitError::UnknownToken {
+            id: 304,
+            vocab: 304
+        }
+    );
+    let bias = refused(|job| {
+        let options = SamplingOptions {
+            logit_bias: vec![(303, 1.0), (304, 1.0)],
+            ..SamplingOptions::default()
+        };
+        job.sampling = SamplingParams::new(options).unwrap();
+    });
+    assert_eq!(
+        bias,
+        SubmitError::UnknownBias {
             id: 304,
             vocab: 304
         }

@@ -4,6 +4,8 @@ use super::*;
 use crate::artifact::Quantization;
 use crate::kernel::KernelChoice;
 use crate::loaded::LoadOptions;
+use crate::sampler::SamplingOptions;
+use proptest::prelude::*;
 use tiermesh_core::{Content, Message, Role};
 
 fn model(assume: Quantization) -> Arc<Model> {
@@ -18,11 +20,13 @@ fn plan(model: &Model, temperature: f32) -> Plan {
             .prompt(&Content::Prompt("tell me a story of ไทย".into()))
             .unwrap(),
         emitted: Vec::new(),
-        sampling: SamplingParams {
+        sampling: SamplingParams::new(SamplingOptions {
             temperature,
             top_k: 40,
             top_p: 0.95,
-        },
+            ..SamplingOptions::default()
+        })
+        .unwrap(),
         seed: 1234,
         max_tokens: 60,
         stop: Vec::new(),
@@ -78,6 +82,119 @@ fn a_continuation_gives_the_very_tokens_that_would_have_come() {
             }
         }
     }
+}
+
+/// Everything that a next token can depend on, at once.
+fn everything(temperature: f32) -> SamplingParams {
+    SamplingParams::new(SamplingOptions {
+        temperature,
+        top_k: 60,
+        top_p: 0.97,
+        min_p: 0.01,
+        repetition_penalty: 1.3,
+        presence_penalty: 0.4,
+        frequency_penalty: 0.3,
+        logit_bias: vec![(68, 1.5), (64, -100.0), (200, 9.0)],
+        logprobs: Some(3),
+    })
+    .unwrap()
+}
+
+fn tokens(model: &Arc<Model>, plan: Plan) -> (Vec<Token>, FinishReason) {
+    let mut generation = Generation::new(Arc::clone(model), plan);
+    let mut all = Vec::new();
+    loop {
+        match generation.step().unwrap() {
+            Step::Read(_) => {}
+            Step::Token(token) => all.push(token),
+            Step::Finished(token, reason) => {
+                all.extend(token);
+                return (all, reason);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_continuation_with_every_parameter_on_is_the_rest_of_the_undisturbed_run(
+        cut in 0.0f64..1.0, seed: u64, greedy: bool, q8: bool, stop in prop::option::of("[a-z ]"),
+    ) {
+        let model = model(if q8 { Quantization::Q8 } else { Quantization::F32 });
+        let whole = || Plan {
+            sampling: everything(if greedy { 0.0 } else { 1.1 }),
+            seed,
+            max_tokens: 40,
+            stop: stop.iter().map(|first| format!("{first}zq")).collect(),
+            ..plan(&model, 0.0)
+        };
+        let (undisturbed, reason) = tokens(&model, whole());
+        prop_assert!(undisturbed.iter().all(|t| t.logprob.is_some_and(|l| l <= 0.0)));
+        let cut = (cut * undisturbed.len() as f64) as usize;
+        let emitted = undisturbed[..cut].iter().filter_map(|token| token.id).collect();
+        let rest = tokens(&model, Plan { emitted, ..whole() });
+        // Ids, pieces of text, log-probabilities, alternatives and the end.
+        prop_assert_eq!(rest, (undisturbed[cut..].to_vec(), reason));
+    }
+}
+
+#[test]
+fn penalties_and_biases_show_in_the_answer() {
+    let model = model(Quantization::Q8);
+    let with = |sampling: SamplingOptions| Plan {
+        sampling: SamplingParams::new(sampling).unwrap(),
+        ..plan(&model, 0.0)
+    };
+    let distinct = |ids: &[u32]| ids.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let (plain, ..) = run(&model, with(SamplingOptions::default()));
+    let repeated = distinct(&plain);
+    let penalised = SamplingOptions {
+        frequency_penalty: 2.0,
+        presence_penalty: 2.0,
+        ..SamplingOptions::default()
+    };
+    assert!(distinct(&run(&model, with(penalised)).0) > repeated);
+    let banned = SamplingOptions {
+        logit_bias: plain
+            .iter()
+            .map(|id| (*id, -100.0))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into_iter()
+            .collect(),
+        ..SamplingOptions::default()
+    };
+    let (others, ..) = run(&model, with(banned));
+    assert!(others.iter().all(|id| !plain.contains(id)));
+}
+
+#[test]
+fn a_greedy_token_is_its_own_likeliest_alternative() {
+    let model = model(Quantization::Q8);
+    let sampling = SamplingParams::new(SamplingOptions {
+        logprobs: Some(2),
+        ..SamplingOptions::default()
+    });
+    let (told, _) = tokens(
+        &model,
+        Plan {
+            sampling: sampling.unwrap(),
+            ..plan(&model, 0.0)
+        },
+    );
+    for token in told {
+        let detail = token.detail.unwrap();
+        assert_eq!(Some(detail.top[0].id), token.id);
+        assert_eq!(Some(detail.top[0].logprob), token.logprob);
+        assert!(detail.top[1].logprob <= detail.top[0].logprob);
+        assert_eq!(detail.bytes, token.text.as_bytes());
+    }
+    let (untold, _) = tokens(&model, plan(&model, 0.0));
+    assert!(
+        untold
+            .iter()
+            .all(|t| t.logprob.is_none() && t.detail.is_none())
+    );
 }
 
 #[test]
@@ -167,7 +284,7 @@ fn numerics_ids_tell_models_and_precisions_apart() {
             .info
             .numerics_id
             .as_str()
-            .contains("/q8-tiles/kv-f32/")
+            .contains("/q8-tiles/kv-f16/")
     );
     assert!(
         packed

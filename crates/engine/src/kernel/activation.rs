@@ -1,6 +1,7 @@
-//! Activations quantised to int8 per 32 inputs, once a call for all paths.
+//! Activations as the tiles meet them: int8 per 32 inputs, or f32.
 
-use super::BLOCK;
+use super::layout::{BLOCK, Encoding};
+use super::{Work, wide};
 
 /// Blocks whose largest value is below this are stored as zeros: dividing by
 /// something smaller would overflow.
@@ -14,49 +15,31 @@ const NOT_FINITE: u32 = 0x7f80_0000;
 /// Quantised rows. The scale of a block that holds a NaN or an infinity is
 /// NaN, so that it reaches the logits instead of becoming a plausible number.
 pub(super) struct Activations {
-    values: Vec<i8>,
+    values: Vec<[i8; BLOCK]>,
     scales: Vec<f32>,
-    sums: Vec<i32>,
+    /// What each block's dot products start from: the weights' offset times
+    /// the block's sum, taken away.
+    corrections: Vec<i32>,
     blocks: usize,
 }
 
 impl Activations {
-    pub(super) fn quantize(x: &[f32], k: usize) -> Self {
+    /// Quantises rows of `k` values for weights of this encoding.
+    pub(super) fn quantize(x: &[f32], k: usize, encoding: Encoding) -> Self {
+        let blocks = k.div_ceil(BLOCK);
+        let count = x.len() / k * blocks;
         let mut quantized = Self {
-            values: vec![0; x.len()],
-            scales: Vec::with_capacity(x.len() / BLOCK),
-            sums: Vec::with_capacity(x.len() / BLOCK),
-            blocks: k / BLOCK,
+            values: vec![[0; BLOCK]; count],
+            scales: vec![0.0; count],
+            corrections: vec![0; count],
+            blocks,
         };
-        for (block, out) in x
-            .chunks_exact(BLOCK)
-            .zip(quantized.values.chunks_exact_mut(BLOCK))
-        {
-            let largest = block
-                .iter()
-                .fold(0, |m, v| (v.to_bits() & 0x7fff_ffff).max(m));
-            let largest_value = f32::from_bits(largest);
-            if largest >= NOT_FINITE {
-                quantized.scales.push(f32::NAN);
-                quantized.sums.push(0);
-                continue;
-            }
-            if largest_value < TINY {
-                quantized.scales.push(0.0);
-                quantized.sums.push(0);
-                continue;
-            }
-            let inverse = 127.0 / largest_value;
-            let mut sum = 0;
-            for (value, out) in block.iter().zip(out) {
-                // |value × inverse| may exceed 127 by an ulp, which rounds to 127.
-                let rounded = ((value * inverse + ROUND) - ROUND) as i32;
-                *out = rounded as i8;
-                sum += rounded;
-            }
-            quantized.scales.push(largest_value / 127.0);
-            quantized.sums.push(sum);
-        }
+        wide(Quantize {
+            x,
+            k,
+            offset: encoding.offset(),
+            out: &mut quantized,
+        });
         quantized
     }
 
@@ -64,24 +47,71 @@ impl Activations {
         self.scales.len() / self.blocks
     }
 
-    /// The 32 values of a block.
-    pub(super) fn block(&self, token: usize, block: usize) -> &[i8; BLOCK] {
-        let at = (token * self.blocks + block) * BLOCK;
-        self.values[at..at + BLOCK]
-            .try_into()
-            .expect("a block has 32 values")
+    /// The blocks of one token: values, scales and corrections.
+    #[inline(always)]
+    pub(super) fn row(&self, token: usize) -> (&[[i8; BLOCK]], &[f32], &[i32]) {
+        let at = token * self.blocks..(token + 1) * self.blocks;
+        (
+            &self.values[at.clone()],
+            &self.scales[at.clone()],
+            &self.corrections[at],
+        )
     }
+}
 
-    pub(super) fn scale(&self, token: usize, block: usize) -> f32 {
-        self.scales[token * self.blocks + block]
-    }
+struct Quantize<'a> {
+    x: &'a [f32],
+    k: usize,
+    offset: i32,
+    out: &'a mut Activations,
+}
 
-    /// The sum of a block's values: what the weights' offset of 128 adds.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "only VNNI needs it")
-    )]
-    pub(super) fn sum(&self, token: usize, block: usize) -> i32 {
-        self.sums[token * self.blocks + block]
+impl Work for Quantize<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, k, offset, out } = self;
+        let mut at = 0;
+        for row in x.chunks_exact(k) {
+            for part in row.chunks(BLOCK) {
+                let whole: Result<&[f32; BLOCK], _> = part.try_into();
+                let (scale, sum) = match whole {
+                    Ok(block) => quantize_block(block, &mut out.values[at]),
+                    Err(_) => {
+                        let mut block = [0.0; BLOCK];
+                        block[..part.len()].copy_from_slice(part);
+                        quantize_block(&block, &mut out.values[at])
+                    }
+                };
+                out.scales[at] = scale;
+                out.corrections[at] = -offset * sum;
+                at += 1;
+            }
+        }
     }
+}
+
+/// Fills `out` and returns the scale and the sum of what was written.
+#[inline(always)]
+fn quantize_block(block: &[f32; BLOCK], out: &mut [i8; BLOCK]) -> (f32, i32) {
+    let mut largest = 0;
+    for value in block {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
+    let largest_value = f32::from_bits(largest);
+    if largest >= NOT_FINITE {
+        return (f32::NAN, 0);
+    }
+    if largest_value < TINY {
+        return (0.0, 0);
+    }
+    let inverse = 127.0 / largest_value;
+    let mut sum = 0;
+    for (value, out) in block.iter().zip(out) {
+        // |value × inverse| may exceed 127 by an ulp, which rounds to 127. The
+        // low bits of 1.5 × 2²³ + n are n itself: no conversion is needed.
+        let rounded = (value * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+        *out = rounded as i8;
+        sum += rounded;
+    }
+    (largest_value / 127.0, sum)
 }

@@ -9,11 +9,13 @@ pub enum KernelChoice {
     #[default]
     Auto,
     /// AVX-512 with VNNI.
-    Avx512Vnni,
+    Avx512,
     /// AVX2.
     Avx2,
-    /// Plain Rust, correct on every processor.
+    /// A portable vector library: NEON on aarch64, SSE2 on any x86-64.
     Portable,
+    /// One number after the other: what the others are compared with.
+    Scalar,
 }
 
 /// A path was asked for by name that this processor cannot run.
@@ -25,14 +27,24 @@ pub struct KernelUnavailable {
 }
 
 impl KernelChoice {
+    /// Every choice there is.
+    pub const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Avx512,
+        Self::Avx2,
+        Self::Portable,
+        Self::Scalar,
+    ];
+
     /// The name used in configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
-            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
+            Self::Scalar => "scalar",
         }
     }
 
@@ -43,16 +55,16 @@ impl KernelChoice {
     /// When the path was named and the processor lacks it.
     pub fn resolve(self) -> Result<KernelPath, KernelUnavailable> {
         let kind = match self {
-            Self::Auto if has_avx512_vnni() => Kind::Avx512Vnni,
-            Self::Auto if has_avx2() => Kind::Avx2,
-            Self::Avx512Vnni if has_avx512_vnni() => Kind::Avx512Vnni,
-            Self::Avx2 if has_avx2() => Kind::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Auto | Self::Avx512 if has_avx512_vnni() => Kind::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Auto | Self::Avx2 if has_avx2() => Kind::Avx2,
             Self::Auto | Self::Portable => Kind::Portable,
-            Self::Avx512Vnni | Self::Avx2 => {
-                let available = if has_avx2() {
-                    "avx2, portable"
-                } else {
-                    "portable"
+            Self::Scalar => Kind::Scalar,
+            Self::Avx512 | Self::Avx2 => {
+                let available = match Self::Avx2.resolve().is_ok() && self != Self::Avx2 {
+                    true => "avx2, portable, scalar",
+                    false => "portable, scalar",
                 };
                 return Err(KernelUnavailable {
                     asked: self,
@@ -74,7 +86,7 @@ impl std::str::FromStr for KernelChoice {
     type Err = UnknownKernel;
 
     fn from_str(name: &str) -> Result<Self, UnknownKernel> {
-        [Self::Auto, Self::Avx512Vnni, Self::Avx2, Self::Portable]
+        Self::ALL
             .into_iter()
             .find(|choice| choice.as_str() == name)
             .ok_or_else(|| UnknownKernel(name.to_owned()))
@@ -83,7 +95,7 @@ impl std::str::FromStr for KernelChoice {
 
 /// A kernel name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("engine.kernel = {0:?} is unknown; use auto, avx512-vnni, avx2 or portable")]
+#[error("engine.kernel = {0:?} is unknown; use auto, avx512, avx2, portable or scalar")]
 pub struct UnknownKernel(String);
 
 /// A code path this processor has been seen to support. Only
@@ -94,9 +106,12 @@ pub struct KernelPath(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    Scalar,
     Portable,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
-    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl KernelPath {
@@ -104,13 +119,28 @@ impl KernelPath {
         self.0
     }
 
+    /// The most tokens whose sums fit the path's registers.
+    pub(super) fn group(self) -> usize {
+        match self.0 {
+            Kind::Scalar => 1,
+            Kind::Portable => 2,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => 4,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => 8,
+        }
+    }
+
     /// The path's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self.0 {
+            Kind::Scalar => "scalar",
             Kind::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
-            Kind::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
         }
     }
 }
@@ -122,15 +152,7 @@ fn has_avx2() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx512_vnni() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_avx2() -> bool {
-    false
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_avx512_vnni() -> bool {
-    false
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
 }

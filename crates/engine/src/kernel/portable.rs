@@ -1,49 +1,93 @@
-//! The path every processor has, in the shape LLVM turns into vectors.
+//! The path of aarch64 and the rest: a portable vector library's types, which
+//! become NEON there and SSE2 on an x86-64 without more.
 
-use half::f16;
+use wide::{i8x16, i16x16, i32x8};
 
-use super::{Activations, BLOCK, ROWS, TILE, TileRow};
+use super::activation::Activations;
+use super::layout::{BLOCK, Encoding, ROWS, TileRow};
+use super::widen;
 
-pub(super) fn tile_products<const T: usize>(
+/// Four rows of four inputs are one vector.
+const QUARTERS: usize = ROWS / 4;
+
+pub(super) fn quantized<const T: usize>(
     x: &Activations,
     first: usize,
     w: TileRow<'_>,
+    encoding: Encoding,
 ) -> [[f32; ROWS]; T] {
+    let rows: [_; T] = std::array::from_fn(|t| x.row(first + t));
     let mut sums = [[0.0f32; ROWS]; T];
-    let tiles = w.bytes.chunks_exact(TILE).zip(w.scales.chunks_exact(ROWS));
-    for (block, (bytes, scales)) in tiles.enumerate() {
+    let tiles = w.bytes.chunks_exact(encoding.tile_bytes());
+    for (at, (tile, scales)) in tiles.zip(w.scales.chunks_exact(ROWS * 2)).enumerate() {
         let mut weight_scales = [0.0f32; ROWS];
-        for (wide, narrow) in weight_scales.iter_mut().zip(scales) {
-            *wide = widen(*narrow);
+        for (wide, narrow) in weight_scales.iter_mut().zip(scales.chunks_exact(2)) {
+            *wide = widen(u16::from_le_bytes([narrow[0], narrow[1]]));
         }
-        for (offset, sums) in sums.iter_mut().enumerate() {
-            let dots = dot(bytes, x.block(first + offset, block));
-            let scale = x.scale(first + offset, block);
-            for row in 0..ROWS {
-                sums[row] += dots[row] as f32 * (scale * weight_scales[row]);
+        let mut dots = [[i32x8::ZERO; QUARTERS]; T];
+        for group in 0..BLOCK / 4 {
+            let weights = weights(tile, group, encoding);
+            for (dots, (values, ..)) in dots.iter_mut().zip(&rows) {
+                let word = &values[at][group * 4..][..4];
+                let word = [0, 1, 2, 3].map(|i| i16::from(word[i]));
+                let x = i16x16::from(std::array::from_fn::<i16, 16, _>(|i| word[i % 4]));
+                for (dot, weights) in dots.iter_mut().zip(weights) {
+                    *dot += weights.dot(x);
+                }
+            }
+        }
+        for ((sums, dots), (_, scales, _)) in sums.iter_mut().zip(dots).zip(&rows) {
+            for (quarter, dots) in dots.into_iter().enumerate() {
+                // A row's inputs are in two neighbouring lanes.
+                let pairs = dots.to_array();
+                for row in 0..4 {
+                    let dot = pairs[2 * row] + pairs[2 * row + 1];
+                    let row = quarter * 4 + row;
+                    sums[row] += dot as f32 * (scales[at] * weight_scales[row]);
+                }
             }
         }
     }
     sums
 }
 
-/// Sixteen exact integer dot products of 32 terms.
-fn dot(bytes: &[u8], x: &[i8; BLOCK]) -> [i32; ROWS] {
-    let mut dots = [0i32; ROWS];
-    for (group, word) in bytes.chunks_exact(ROWS * 4).zip(x.chunks_exact(4)) {
-        let x = [0, 1, 2, 3].map(|i| i32::from(word[i]));
-        for (dot, w) in dots.iter_mut().zip(group.chunks_exact(4)) {
-            for i in 0..4 {
-                *dot += (i32::from(w[i]) - 128) * x[i];
+/// A group of a tile: sixteen rows by four inputs.
+#[inline(always)]
+fn weights(tile: &[u8], group: usize, encoding: Encoding) -> [i16x16; QUARTERS] {
+    let at = match encoding {
+        Encoding::Q8 => group,
+        _ => group % 4,
+    };
+    let bytes = &tile[at * ROWS * 4..][..ROWS * 4];
+    let shift = group / 4 * 4;
+    std::array::from_fn(|quarter| {
+        let bytes = &bytes[quarter * 16..][..16];
+        let signed: [i8; 16] = std::array::from_fn(|i| match encoding {
+            Encoding::Q8 => (bytes[i] ^ 0x80).cast_signed(),
+            _ => ((bytes[i] >> shift) & 15).cast_signed() - 8,
+        });
+        i16x16::from_i8x16(i8x16::from(signed))
+    })
+}
+
+/// f16 weights, in loops the compiler turns into vectors.
+pub(super) fn floats<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+    let mut sums = [[0.0f32; ROWS]; T];
+    for (input, narrow) in w
+        .bytes
+        .chunks_exact(ROWS * 2)
+        .take(rows[0].len())
+        .enumerate()
+    {
+        let mut weights = [0.0f32; ROWS];
+        for (wide, narrow) in weights.iter_mut().zip(narrow.chunks_exact(2)) {
+            *wide = widen(u16::from_le_bytes([narrow[0], narrow[1]]));
+        }
+        for (sums, x) in sums.iter_mut().zip(rows) {
+            for (sum, weight) in sums.iter_mut().zip(weights) {
+                *sum += x[input] * weight;
             }
         }
     }
-    dots
-}
-
-/// A finite, non-negative f16 as f32, exactly, without a branch or a table:
-/// moving the bits up leaves the exponent 112 too small.
-fn widen(value: f16) -> f32 {
-    const TWO_POW_112: f32 = f32::from_bits((127 + 112) << 23);
-    f32::from_bits(u32::from(value.to_bits()) << 13) * TWO_POW_112
+    sums
 }

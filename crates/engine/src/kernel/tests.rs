@@ -1,17 +1,18 @@
-use half::f16;
 use proptest::prelude::*;
 
 use super::*;
 
+const ENCODINGS: [Encoding; 3] = [Encoding::Q8, Encoding::Q4, Encoding::F16];
+
 fn paths() -> Vec<KernelPath> {
-    [
-        KernelChoice::Portable,
-        KernelChoice::Avx2,
-        KernelChoice::Avx512Vnni,
-    ]
-    .into_iter()
-    .filter_map(|choice| choice.resolve().ok())
-    .collect()
+    let resolved = KernelChoice::ALL
+        .into_iter()
+        .filter_map(|c| c.resolve().ok());
+    resolved.collect()
+}
+
+fn scalar() -> KernelPath {
+    KernelChoice::Scalar.resolve().unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -22,32 +23,29 @@ fn bits(values: &[f32]) -> Vec<u32> {
         .collect()
 }
 
-fn linear_of(x: &[f32], packed: &Packed, path: KernelPath) -> Vec<f32> {
-    let w = PackedRef {
-        bytes: &packed.bytes,
-        scales: &packed.scales,
-        shape: packed.shape,
-    };
-    linear(x, w, path)
+/// A matrix and the rows that meet it: any shape, whole tiles or not.
+#[derive(Clone, Debug)]
+struct Problem {
+    shape: Shape,
+    weights: Vec<f32>,
+    x: Vec<f32>,
 }
 
 prop_compose! {
-    fn problem()(tiles in 1usize..4, blocks in 1usize..5, tokens in 1usize..10)(
+    fn problem()(n in 1usize..50, k in 1usize..140, tokens in 1usize..19)(
         weights in prop::collection::vec(
-            prop_oneof![6 => any::<i8>().prop_map(|v| v.max(-127)), 1 => Just(-127), 1 => Just(127), 1 => Just(0)],
-            tiles * ROWS * blocks * BLOCK),
-        scales in prop::collection::vec(
-            prop_oneof![8 => 0u16..0x7c00, 1 => Just(0u16), 1 => Just(0x7bffu16), 1 => 0u16..0x0400],
-            tiles * ROWS * blocks),
+            prop_oneof![
+                12 => -3.0f32..3.0, 1 => Just(0.0), 1 => Just(-0.0), 1 => Just(60000.0f32),
+                1 => Just(1e-7), 1 => Just(1e-40), 1 => -1e-5f32..1e-5],
+            n * k),
         x in prop::collection::vec(
             prop_oneof![
-                6 => -10.0f32..10.0, 1 => Just(0.0), 1 => Just(-0.0), 1 => any::<f32>(),
-                1 => Just(f32::MAX), 1 => Just(1e-38), 1 => Just(-1e30)],
-            tokens * blocks * BLOCK),
-        shape in Just(Shape { n: tiles * ROWS, k: blocks * BLOCK }),
-    ) -> (Packed, Vec<f32>) {
-        let scales: Vec<f16> = scales.into_iter().map(f16::from_bits).collect();
-        (pack(&weights, &scales, shape).expect("valid by construction"), x)
+                12 => -10.0f32..10.0, 1 => Just(0.0), 1 => Just(-0.0), 1 => any::<f32>(),
+                1 => Just(f32::MAX), 1 => Just(1e-38), 1 => Just(1e-42), 1 => Just(-1e30)],
+            tokens * k),
+        shape in Just(Shape { n, k }),
+    ) -> Problem {
+        Problem { shape, weights, x }
     }
 }
 
@@ -55,131 +53,232 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn every_path_gives_the_same_bits((packed, x) in problem()) {
-        let expected = bits(&linear_of(&x, &packed, KernelChoice::Portable.resolve().unwrap()));
-        for path in paths() {
-            prop_assert_eq!(&bits(&linear_of(&x, &packed, path)), &expected, "{:?}", path);
+    fn every_path_gives_the_same_bits(problem in problem()) {
+        for encoding in ENCODINGS {
+            let w = [pack(&problem.weights, problem.shape, encoding).unwrap()];
+            let expected = bits(&linear(&problem.x, &w, scalar()));
+            for path in paths() {
+                prop_assert_eq!(&bits(&linear(&problem.x, &w, path)), &expected, "{:?} {:?}", path, encoding);
+            }
         }
     }
 
     #[test]
-    fn many_tokens_at_once_equal_one_at_a_time((packed, x) in problem()) {
-        for path in paths() {
-            let together = linear_of(&x, &packed, path);
-            let alone: Vec<f32> =
-                x.chunks_exact(packed.shape.k).flat_map(|row| linear_of(row, &packed, path)).collect();
-            prop_assert_eq!(bits(&together), bits(&alone));
+    fn many_tokens_at_once_equal_one_at_a_time(problem in problem()) {
+        for encoding in ENCODINGS {
+            let w = [pack(&problem.weights, problem.shape, encoding).unwrap()];
+            for path in paths() {
+                let together = linear(&problem.x, &w, path);
+                let rows = problem.x.chunks_exact(problem.shape.k);
+                let alone: Vec<f32> = rows.flat_map(|row| linear(row, &w, path)).collect();
+                prop_assert_eq!(bits(&together), bits(&alone));
+            }
         }
     }
 
     #[test]
-    fn rows_unpack_to_what_was_packed((packed, _) in problem(), row in 0usize..16) {
-        let w = PackedRef { bytes: &packed.bytes, scales: &packed.scales, shape: packed.shape };
+    fn rows_unpack_to_what_a_product_with_one_input_gives(problem in problem(), pick in any::<usize>()) {
+        let Shape { n, k } = problem.shape;
+        let row = pick % n;
+        for encoding in ENCODINGS {
+            let w = pack(&problem.weights, problem.shape, encoding).unwrap();
+            let mut values = Vec::new();
+            unpack_row(&w, row, &mut values);
+            prop_assert_eq!(values.len(), k);
+            let parts = [w];
+            for (column, value) in values.iter().enumerate() {
+                // A one-hot activation of 127 has scale 1: its column comes out exactly.
+                let mut x = vec![0.0; k];
+                x[column] = 127.0;
+                let out = linear(&x, &parts, scalar());
+                prop_assert_eq!(out[row], value * 127.0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_packed_weight_is_as_close_as_its_encoding_promises(
+        weights in prop::collection::vec(-2.0f32..2.0, 96 * 5)
+    ) {
+        let shape = Shape { n: 5, k: 96 };
+        for (encoding, levels) in [(Encoding::Q8, 127.0), (Encoding::Q4, 7.0), (Encoding::F16, 1024.0)] {
+            let w = pack(&weights, shape, encoding).unwrap();
+            for row in 0..shape.n {
+                let mut values = Vec::new();
+                unpack_row(&w, row, &mut values);
+                let exact = &weights[row * shape.k..][..shape.k];
+                for (block, exact) in values.chunks(BLOCK).zip(exact.chunks(BLOCK)) {
+                    let largest = exact.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                    let off = block.iter().zip(exact).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+                    // q4 weighs a block's error as a whole, so one weight may be off by a step.
+                    let steps = if encoding == Encoding::Q4 { 1.5 } else { 0.51 };
+                    prop_assert!(off <= largest / levels * steps, "{encoding:?}: {off} of {largest}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn four_bits_that_were_four_bits_before_come_back(
+        levels in prop::collection::vec(-8i32..=7, 64), scale in 0.001f32..10.0
+    ) {
+        let scale = half::f16::from_f32(scale).to_f32();
+        let mut weights: Vec<f32> = levels.iter().map(|l| *l as f32 * scale).collect();
+        (weights[3], weights[40]) = (-8.0 * scale, 7.0 * scale);
+        (weights[33], weights[45]) = (0.0, -7.0 * scale);
+        for value in &mut weights[32..] {
+            *value = value.max(-7.0 * scale);
+        }
+        let w = pack(&weights, Shape { n: 1, k: 64 }, Encoding::Q4).unwrap();
         let mut values = Vec::new();
-        unpack_row(w, row, &mut values);
-        // A one-hot activation of 127 picks column after column exactly.
-        let path = KernelChoice::Portable.resolve().unwrap();
-        for (column, value) in values.iter().enumerate() {
-            let mut x = vec![0.0; packed.shape.k];
-            x[column] = 127.0;
-            prop_assert_eq!(linear_of(&x, &packed, path)[row], value * 127.0);
-        }
+        unpack_row(&w, 0, &mut values);
+        prop_assert_eq!(values, weights);
     }
-}
-
-fn pseudo_random(len: usize, seed: u32) -> Vec<f32> {
-    (0..len as u32)
-        .map(|i| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0)
-        .collect()
 }
 
 #[test]
-fn threads_do_not_change_bits() {
-    let shape = Shape {
-        n: 16 * 37,
-        k: 32 * 9,
+fn parts_lie_side_by_side_whatever_the_threads() {
+    let noise = |len: usize, seed: u32| -> Vec<f32> {
+        let value = |i: u32| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32;
+        (0..len as u32)
+            .map(|i| value(i) / 4_194_304.0 - 2.0)
+            .collect()
     };
-    let (values, scales) = quantize_rows(&pseudo_random(shape.n * shape.k, 1), shape).unwrap();
-    let packed = pack(&values, &scales, shape).unwrap();
-    let x = pseudo_random(11 * shape.k, 7);
-    let path = KernelChoice::Auto.resolve().unwrap();
-    let alone = linear_of(&x, &packed, path);
-    for threads in [1, 2, 3, 5] {
-        let pool = rayon::ThreadPoolBuilder::new()
+    // Large enough that each way of sharing the work is taken.
+    let shapes = [(330, 7), (64, 8), (17, 9)];
+    let k = 512;
+    let pool = |threads| {
+        rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
-            .unwrap();
-        assert_eq!(
-            bits(&pool.install(|| linear_of(&x, &packed, path))),
-            bits(&alone)
-        );
-    }
-}
-
-#[test]
-fn quantised_product_is_close_to_the_exact_one() {
-    let shape = Shape { n: 64, k: 256 };
-    let weights = pseudo_random(shape.n * shape.k, 3);
-    let x = pseudo_random(shape.k, 5);
-    let (values, scales) = quantize_rows(&weights, shape).unwrap();
-    let packed = pack(&values, &scales, shape).unwrap();
-    let got = linear_of(&x, &packed, KernelChoice::Auto.resolve().unwrap());
-    for (row, got) in got.iter().enumerate() {
-        let exact: f32 = weights[row * shape.k..][..shape.k]
+            .unwrap()
+    };
+    for encoding in ENCODINGS {
+        let parts: Vec<PackedMatrix> = shapes
             .iter()
-            .zip(&x)
-            .map(|(w, x)| w * x)
-            .sum();
+            .map(|(n, seed)| pack(&noise(n * k, *seed), Shape { n: *n, k }, encoding).unwrap())
+            .collect();
+        for tokens in [1, 5, 47, 100] {
+            let x = noise(tokens * k, 1);
+            let path = KernelChoice::Auto.resolve().unwrap();
+            let together = linear(&x, &parts, path);
+            for threads in [2, 3] {
+                let shared = pool(threads).install(|| linear(&x, &parts, path));
+                assert_eq!(
+                    bits(&shared),
+                    bits(&together),
+                    "{encoding:?} {tokens} {threads}"
+                );
+            }
+            let mut column = 0;
+            for part in &parts {
+                let alone = linear(&x, std::slice::from_ref(part), path);
+                let n = part.shape().n;
+                for token in 0..tokens {
+                    let row = &together[token * 411 + column..][..n];
+                    assert_eq!(bits(row), bits(&alone[token * n..][..n]));
+                }
+                column += n;
+            }
+        }
+    }
+}
+
+#[test]
+fn halves_widen_exactly() {
+    for pattern in 0..=u16::MAX {
+        let exact = half::f16::from_bits(pattern).to_f32();
+        let widened = widen(pattern);
         assert!(
-            (got - exact).abs() < 0.1,
-            "row {row}: {got} against {exact}"
+            exact.to_bits() == widened.to_bits() || exact.is_nan() && widened.is_nan(),
+            "{pattern:#06x}: {widened} for {exact}"
         );
     }
 }
 
 #[test]
-fn a_value_that_is_not_finite_reaches_every_output() {
+fn a_weight_that_is_no_number_is_refused_by_row() {
+    let shape = Shape { n: 20, k: 40 };
+    for (bad, encodings) in [
+        (f32::NAN, &ENCODINGS[..]),
+        (f32::INFINITY, &ENCODINGS[..]),
+        (1e9, &ENCODINGS[..]),
+        (70_000.0, &[Encoding::F16]),
+    ] {
+        let mut weights = vec![0.5; shape.n * shape.k];
+        weights[18 * shape.k + 39] = bad;
+        for encoding in encodings {
+            let error = pack(&weights, shape, *encoding).unwrap_err();
+            assert_eq!(
+                error,
+                PackError::NotFinite { row: 18 },
+                "{encoding:?} {bad}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_broken_activation_reaches_every_output() {
     let shape = Shape { n: 16, k: 64 };
-    let (values, scales) = quantize_rows(&pseudo_random(16 * 64, 3), shape).unwrap();
-    let packed = pack(&values, &scales, shape).unwrap();
+    let w = [pack(&vec![0.25; 16 * 64], shape, Encoding::Q8).unwrap()];
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 64];
         x[40] = bad;
         for path in paths() {
-            assert!(linear_of(&x, &packed, path).iter().all(|v| v.is_nan()));
+            assert!(
+                linear(&x, &w, path).iter().all(|v| v.is_nan()),
+                "{path:?} {bad}"
+            );
         }
     }
 }
 
 #[test]
-fn what_cannot_be_packed_is_refused() {
-    let shape = Shape { n: 24, k: 32 };
-    assert_eq!(
-        quantize_rows(&[0.0; 24 * 32], shape),
-        Err(PackError::Shape { n: 24, k: 32 })
-    );
-    let shape = Shape { n: 16, k: 32 };
-    assert_eq!(
-        pack(&[0; 100], &[f16::ZERO; 16], shape).err(),
-        Some(PackError::Length {
-            expected: 512,
-            found: 100
-        })
-    );
-    let mut values = [0i8; 512];
-    values[33] = -128;
-    assert_eq!(
-        pack(&values, &[f16::ZERO; 16], shape).err(),
-        Some(PackError::OutOfRange { row: 1 })
-    );
-    let mut weights = [0.0; 512];
-    weights[64] = f32::NAN;
-    assert_eq!(
-        quantize_rows(&weights, shape),
-        Err(PackError::NotFinite { row: 2 })
-    );
-    assert_eq!(
-        pack(&[0; 512], &[f16::NAN; 16], shape).err(),
-        Some(PackError::NotFinite { row: 0 })
-    );
+fn pages_give_the_same_bits_on_every_path() {
+    let noise = |len: u32, seed: u32| -> Vec<f32> {
+        let value = |i: u32| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32;
+        (0..len).map(|i| value(i) / 4_194_304.0 - 2.0).collect()
+    };
+    fn check<E: page::Cell>(cells: &[E], dims: usize, q: &[f32], w: &[f32]) {
+        let keys = &cells[..dims * page::PAGE];
+        let queries: [&[f32]; 4] = std::array::from_fn(|r| &q[r * dims..][..dims]);
+        let expected = page::plain_scores(queries, keys);
+        assert_eq!(page::scores(queries, keys), expected, "{dims}");
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(
+            x86::page_scores_256(queries, keys).unwrap_or(expected),
+            expected
+        );
+        for positions in [1, 7, 16] {
+            let weights: [&[f32]; 4] = std::array::from_fn(|r| &w[r * 16..][..positions]);
+            let run = |f: &dyn Fn([&mut [f32]; 4])| {
+                let mut out = vec![0.5; 4 * dims];
+                let mut rows = out.chunks_exact_mut(dims);
+                f(std::array::from_fn(|_| rows.next().unwrap()));
+                out
+            };
+            let expected = run(&|outs| page::plain_weigh(weights, cells, outs, 0));
+            assert_eq!(
+                run(&|outs| page::weigh(weights, cells, outs)),
+                expected,
+                "{dims}"
+            );
+            #[cfg(target_arch = "x86_64")]
+            if paths().len() > 3 {
+                let narrow = run(&|outs| x86::page_weigh_256(weights, cells, outs));
+                assert_eq!(narrow, expected, "{dims}");
+            }
+        }
+    }
+    for dims in [2, 16, 24, 64, 80, 128, 150] {
+        let (q, w) = (noise(4 * dims as u32, 1), noise(64, 2));
+        let cells = noise(16 * dims as u32, 3);
+        check(&cells, dims, &q, &w);
+        let halves: Vec<u16> = cells
+            .iter()
+            .map(|v| half::f16::from_f32(*v).to_bits())
+            .collect();
+        check(&halves, dims, &q, &w);
+    }
 }

@@ -75,6 +75,42 @@ async fn an_owner_gets_tokens_and_the_bill() {
 }
 
 #[tokio::test]
+async fn penalties_biases_and_log_probabilities_reach_the_sampler() {
+    let local = local(4);
+    let tokens = async |change: fn(&mut RawRequest)| {
+        let stream = local.infer(request(change), Context::default()).await;
+        let events: Vec<_> = stream.unwrap().collect().await;
+        let mut tokens = Vec::new();
+        for event in events {
+            if let Ok(Event::Tokens { items, .. }) = event {
+                tokens.extend(items);
+            }
+        }
+        tokens
+    };
+    let plain = tokens(|_| {}).await;
+    assert!(plain.iter().all(|token| token.logprob.is_none()));
+    let told = tokens(|raw| raw.logprobs = Some(3)).await;
+    let ids = |tokens: &[tiermesh_core::Token]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
+    assert_eq!(ids(&told), ids(&plain), "being told changes nothing");
+    assert!(
+        told.iter()
+            .all(|t| t.logprob.is_some() && t.detail.as_ref().unwrap().top.len() == 3)
+    );
+    let forced = tokens(|raw| raw.logit_bias = vec![(68, 100.0)]).await;
+    assert!(forced.iter().all(|token| token.id == Some(68)));
+    let penalised = tokens(|raw| {
+        raw.logit_bias = vec![(68, 50.0), (70, 45.0)];
+        raw.presence_penalty = Some(2.0);
+        raw.frequency_penalty = Some(2.0);
+    });
+    assert!(penalised.await.iter().any(|token| token.id == Some(70)));
+    let beyond = request(|raw| raw.logit_bias = vec![(9999, 1.0)]);
+    let refusal = refused(&local, beyond, Context::default()).await;
+    assert_eq!(refusal.metadata[0], ("field", "logit_bias".to_owned()));
+}
+
+#[tokio::test]
 async fn content_opens_only_for_whom_the_permit_allows() {
     let local = local(4);
     let stranger = request(|raw| raw.user_id = "bob".into());

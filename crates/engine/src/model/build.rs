@@ -1,171 +1,129 @@
-//! From a checkpoint's tensors to modules.
+//! From tensors by name to the modules that compute with them.
 
 use burn::tensor::Device;
 
-use super::layers::{Projection, RmsNorm};
-use super::{Dimensions, Layer, Llama, device};
-use crate::artifact::tensors::{Matrix, TensorError, Tensors};
-use crate::config::LlamaConfig;
-use crate::kernel::{KernelPath, Shape, pack, quantize_rows};
+use super::layers::{LayerNorm, Projection, RmsNorm};
+use super::{KvType, device};
+use crate::artifact::TensorError;
+use crate::kernel::{Encoding, KernelPath, PackedMatrix, Shape, pack};
 
 /// How matrices are held in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Precision {
-    /// Packed int8; float matrices are quantised on the way in.
-    Packed(KernelPath),
+    /// Packed tiles for this code path; float matrices are packed on the way in.
+    Packed(Encoding, KernelPath),
     /// f32, as the file has them. For comparison with other programs.
     Dense,
 }
 
-impl Llama {
-    /// Builds the modules.
-    pub(crate) fn build(
-        config: &LlamaConfig,
-        tensors: &Tensors<'_>,
-        precision: Precision,
-    ) -> Result<Self, TensorError> {
-        let builder = Builder {
-            config,
-            tensors,
+impl Precision {
+    /// How keys and values are stored beside such matrices: what is quantised
+    /// anyway loses nothing that shows.
+    pub(crate) fn kv(self) -> KvType {
+        match self {
+            Self::Packed(Encoding::Q8 | Encoding::Q4, _) => KvType::F16,
+            Self::Packed(Encoding::F16, _) | Self::Dense => KvType::F32,
+        }
+    }
+}
+
+/// A matrix as its file holds it.
+pub(crate) enum Matrix {
+    Dense(Vec<f32>),
+    Packed(PackedMatrix),
+}
+
+/// Tensors by the architecture's names.
+pub(crate) trait Weights {
+    /// A matrix of a linear layer, or an embedding.
+    fn matrix(&self, name: &str, shape: Shape) -> Result<Matrix, TensorError>;
+
+    /// A norm or a bias.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, TensorError>;
+
+    /// A small table of floats.
+    fn table(&self, name: &str, shape: Shape) -> Result<Vec<f32>, TensorError>;
+}
+
+/// Makes modules from named tensors.
+pub(super) struct Builder<'a> {
+    pub(super) weights: &'a dyn Weights,
+    pub(super) precision: Precision,
+    pub(super) device: Device,
+}
+
+/// One matrix of a projection.
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) outputs: usize,
+    pub(super) bias: bool,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(weights: &'a dyn Weights, precision: Precision) -> Self {
+        Self {
+            weights,
             precision,
             device: device(),
-        };
-        let table = Shape {
-            n: config.vocab,
-            k: config.hidden,
-        };
-        let layers = (0..config.layers).map(|index| builder.layer(index));
-        Ok(Self {
-            embedding: builder.projection(&[("model.embed_tokens.weight".into(), table)])?,
-            layers: layers.collect::<Result<_, _>>()?,
-            norm: builder.norm("model.norm.weight")?,
-            head: match config.tied_head {
-                true => None,
-                false => Some(builder.projection(&[("lm_head.weight".into(), table)])?),
-            },
-            shape: Dimensions {
-                heads: config.heads,
-                kv_heads: config.kv_heads,
-                head_dim: config.head_dim,
-                frequencies: frequencies(config.head_dim, config.rope_theta),
-            },
-        })
-    }
-}
-
-/// `θ^(−2i / head_dim)`, in f32 as in Hugging Face's Llama.
-fn frequencies(head_dim: usize, theta: f64) -> Vec<f32> {
-    let of_pair = |i: usize| 1.0 / theta.powf((2 * i) as f64 / head_dim as f64);
-    (0..head_dim / 2).map(|i| of_pair(i) as f32).collect()
-}
-
-struct Builder<'a> {
-    config: &'a LlamaConfig,
-    tensors: &'a Tensors<'a>,
-    precision: Precision,
-    device: Device,
-}
-
-impl Builder<'_> {
-    fn layer(&self, index: usize) -> Result<Layer, TensorError> {
-        let LlamaConfig {
-            hidden,
-            intermediate,
-            heads,
-            kv_heads,
-            head_dim,
-            ..
-        } = *self.config;
-        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-        let attention = |part: &str, heads: usize| {
-            (
-                name(&format!("self_attn.{part}_proj")),
-                Shape {
-                    n: heads * head_dim,
-                    k: hidden,
-                },
-            )
-        };
-        let wide = |part: &str| {
-            (
-                name(&format!("mlp.{part}_proj")),
-                Shape {
-                    n: intermediate,
-                    k: hidden,
-                },
-            )
-        };
-        Ok(Layer {
-            attention_norm: self.norm(&name("input_layernorm"))?,
-            qkv: self.projection(&[
-                attention("q", heads),
-                attention("k", kv_heads),
-                attention("v", kv_heads),
-            ])?,
-            output: self.projection(&[(
-                name("self_attn.o_proj"),
-                Shape {
-                    n: hidden,
-                    k: heads * head_dim,
-                },
-            )])?,
-            mlp_norm: self.norm(&name("post_attention_layernorm"))?,
-            gate_up: self.projection(&[wide("gate"), wide("up")])?,
-            down: self.projection(&[(
-                name("mlp.down_proj"),
-                Shape {
-                    n: hidden,
-                    k: intermediate,
-                },
-            )])?,
-        })
+        }
     }
 
-    fn norm(&self, name: &str) -> Result<RmsNorm, TensorError> {
-        let weight = self.tensors.vector(name, self.config.hidden)?;
-        Ok(RmsNorm::new(weight, self.config.norm_eps, &self.device))
-    }
-
-    /// One projection of matrices with the same inputs, their rows in order.
-    fn projection(&self, parts: &[(String, Shape)]) -> Result<Projection, TensorError> {
-        let k = parts[0].1.k;
-        let whole = Shape {
-            n: parts.iter().map(|(_, shape)| shape.n).sum(),
-            k,
-        };
+    /// Matrices with the same inputs as one projection, their outputs side by
+    /// side.
+    pub(super) fn projection(&self, parts: &[Part], k: usize) -> Result<Projection, TensorError> {
+        let bias = self.bias(parts)?;
+        let shape = |part: &Part| Shape { n: part.outputs, k };
+        let weight = |part: &Part| format!("{}.weight", part.name);
         match self.precision {
-            Precision::Packed(path) => {
-                let (mut values, mut scales) = (Vec::new(), Vec::new());
-                for (name, shape) in parts {
-                    let (more_values, more_scales) = self.quantized(name, *shape)?;
-                    values.extend(more_values);
-                    scales.extend(more_scales);
-                }
-                let packed = pack(&values, &scales, whole).map_err(|source| TensorError::Pack {
-                    name: parts[0].0.clone(),
-                    source,
-                })?;
-                Ok(Projection::packed(packed, path, &self.device))
+            Precision::Packed(encoding, path) => {
+                let packed = |part: &Part| self.packed(&weight(part), shape(part), encoding);
+                let packed: Result<Vec<_>, _> = parts.iter().map(packed).collect();
+                Ok(Projection::packed(packed?, path, bias))
             }
             Precision::Dense => {
-                let mut weights = Vec::new();
-                for (name, shape) in parts {
-                    weights.extend(self.dense(name, *shape)?);
+                let mut values = Vec::new();
+                for part in parts {
+                    values.extend(self.dense(&weight(part), shape(part))?);
                 }
-                Ok(Projection::dense(weights, whole, &self.device))
+                let n = parts.iter().map(|part| part.outputs).sum();
+                Ok(Projection::dense(
+                    values,
+                    Shape { n, k },
+                    bias,
+                    &self.device,
+                ))
             }
         }
     }
 
-    fn quantized(
+    /// The biases of all parts side by side, zeros where a part has none.
+    fn bias(&self, parts: &[Part]) -> Result<Option<Vec<f32>>, TensorError> {
+        if parts.iter().all(|part| !part.bias) {
+            return Ok(None);
+        }
+        let mut all = Vec::new();
+        for part in parts {
+            match part.bias {
+                true => {
+                    let name = format!("{}.bias", part.name);
+                    all.extend(self.weights.vector(&name, part.outputs)?);
+                }
+                false => all.resize(all.len() + part.outputs, 0.0),
+            }
+        }
+        Ok(Some(all))
+    }
+
+    fn packed(
         &self,
         name: &str,
         shape: Shape,
-    ) -> Result<(Vec<i8>, Vec<half::f16>), TensorError> {
-        match self.tensors.matrix(name, shape)? {
-            Matrix::Quantized { values, scales } => Ok((values, scales)),
+        encoding: Encoding,
+    ) -> Result<PackedMatrix, TensorError> {
+        match self.weights.matrix(name, shape)? {
+            Matrix::Packed(matrix) => Ok(matrix),
             Matrix::Dense(weights) => {
-                quantize_rows(&weights, shape).map_err(|source| TensorError::Pack {
+                pack(&weights, shape, encoding).map_err(|source| TensorError::Pack {
                     name: name.to_owned(),
                     source,
                 })
@@ -174,15 +132,38 @@ impl Builder<'_> {
     }
 
     fn dense(&self, name: &str, shape: Shape) -> Result<Vec<f32>, TensorError> {
-        Ok(match self.tensors.matrix(name, shape)? {
+        Ok(match self.weights.matrix(name, shape)? {
             Matrix::Dense(weights) => weights,
-            Matrix::Quantized { values, scales } => values
-                .chunks_exact(crate::kernel::BLOCK)
-                .zip(scales)
-                .flat_map(|(block, scale)| {
-                    block.iter().map(move |v| f32::from(*v) * scale.to_f32())
-                })
-                .collect(),
+            Matrix::Packed(matrix) => {
+                let mut values = Vec::with_capacity(shape.n * shape.k);
+                for row in 0..shape.n {
+                    crate::kernel::unpack_row(&matrix, row, &mut values);
+                }
+                values
+            }
         })
+    }
+
+    /// A root-mean-square norm whose weights are stored less `offset`.
+    pub(super) fn rms_norm(
+        &self,
+        name: &str,
+        width: usize,
+        (offset, eps): (f32, f32),
+    ) -> Result<RmsNorm, TensorError> {
+        let mut weight = self.weights.vector(name, width)?;
+        weight.iter_mut().for_each(|w| *w += offset);
+        Ok(RmsNorm::new(weight, eps, &self.device))
+    }
+
+    pub(super) fn layer_norm(
+        &self,
+        name: &str,
+        width: usize,
+        eps: f32,
+    ) -> Result<LayerNorm, TensorError> {
+        let weight = self.weights.vector(&format!("{name}.weight"), width)?;
+        let bias = self.weights.vector(&format!("{name}.bias"), width)?;
+        Ok(LayerNorm::new(weight, bias, eps, &self.device))
     }
 }

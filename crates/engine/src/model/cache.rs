@@ -1,36 +1,136 @@
-//! Keys and values of the positions read so far.
+//! Keys and values of the positions read so far, in pages of sixteen.
+//!
+//! A page holds sixteen positions of every layer. For each layer and each
+//! key-value head it has the keys as `[head_dim, 16]`, so that sixteen scores
+//! come out of one pass without a horizontal sum, then the values as
+//! `[16, head_dim]`. Pages are shared by reference count: only the last one of
+//! a cache is ever written to, and it is copied first when somebody else holds
+//! it.
 
-use burn::tensor::{Device, Tensor};
+use std::sync::Arc;
 
-/// Positions a cache starts with, and the least it grows by.
-const STEP: usize = 128;
+use half::f16;
 
-/// One stream's cache: for each layer `[capacity, kv_heads × head_dim]` of keys
-/// and of values, in f32. Rows beyond [`KvCache::len`] hold nothing.
-pub(crate) struct KvCache {
-    layers: Vec<LayerCache>,
-    len: usize,
-    capacity: usize,
-    width: usize,
-    device: Device,
+use crate::kernel::page::Cell;
+pub(crate) use crate::kernel::page::PAGE;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KvType {
+    F16,
+    F32,
 }
 
-/// Taken out while it is written to, so that the buffer has one owner and is
-/// changed in place.
-#[derive(Default)]
-struct LayerCache {
-    keys: Option<Tensor<2>>,
-    values: Option<Tensor<2>>,
+impl KvType {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::F16 => "kv-f16",
+            Self::F32 => "kv-f32",
+        }
+    }
+}
+
+/// What a model's caches look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KvLayout {
+    pub(crate) layers: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) kind: KvType,
+}
+
+impl KvLayout {
+    /// Numbers of one head's keys, or values, in a page.
+    fn half(self) -> usize {
+        self.head_dim * PAGE
+    }
+
+    fn page_len(self) -> usize {
+        2 * self.half() * self.layers * self.kv_heads
+    }
+
+    fn at(self, layer: usize, head: usize) -> usize {
+        2 * self.half() * (layer * self.kv_heads + head)
+    }
+}
+
+/// A number of a page.
+pub(crate) trait Element: Cell {
+    fn narrow(value: f32) -> Self;
+    fn of(page: &Page) -> &[Self];
+    fn of_mut(page: &mut Page) -> &mut [Self];
+}
+
+/// f16 as its bits.
+impl Element for u16 {
+    fn narrow(value: f32) -> Self {
+        f16::from_f32(value).to_bits()
+    }
+
+    fn of(page: &Page) -> &[Self] {
+        match page {
+            Page::F16(values) => values,
+            Page::F32(_) => &[],
+        }
+    }
+
+    fn of_mut(page: &mut Page) -> &mut [Self] {
+        match page {
+            Page::F16(values) => values,
+            Page::F32(_) => &mut [],
+        }
+    }
+}
+
+impl Element for f32 {
+    fn narrow(value: f32) -> Self {
+        value
+    }
+
+    fn of(page: &Page) -> &[Self] {
+        match page {
+            Page::F32(values) => values,
+            Page::F16(_) => &[],
+        }
+    }
+
+    fn of_mut(page: &mut Page) -> &mut [Self] {
+        match page {
+            Page::F32(values) => values,
+            Page::F16(_) => &mut [],
+        }
+    }
+}
+
+/// Sixteen positions of every layer.
+#[derive(Clone)]
+pub(crate) enum Page {
+    F16(Vec<u16>),
+    F32(Vec<f32>),
+}
+
+impl Page {
+    fn new(layout: KvLayout) -> Self {
+        match layout.kind {
+            KvType::F16 => Self::F16(vec![0; layout.page_len()]),
+            KvType::F32 => Self::F32(vec![0.0; layout.page_len()]),
+        }
+    }
+}
+
+/// One stream's cache.
+pub(crate) struct KvCache {
+    layout: KvLayout,
+    pages: Vec<Arc<Page>>,
+    len: usize,
 }
 
 impl KvCache {
-    pub(super) fn new(layers: usize, width: usize, device: &Device) -> Self {
+    pub(crate) fn new(layout: KvLayout) -> Self {
         Self {
-            layers: (0..layers).map(|_| LayerCache::default()).collect(),
+            layout,
+            pages: Vec::new(),
             len: 0,
-            capacity: 0,
-            width,
-            device: device.clone(),
         }
     }
 
@@ -39,45 +139,70 @@ impl KvCache {
         self.len
     }
 
+    pub(crate) fn layout(&self) -> KvLayout {
+        self.layout
+    }
+
     /// Makes room for `tokens` more and returns the position of the first.
-    pub(super) fn reserve(&mut self, tokens: usize) -> usize {
-        let needed = self.len + tokens;
-        if needed > self.capacity {
-            let capacity = needed.max(2 * self.capacity).next_multiple_of(STEP);
-            let more = [capacity - self.capacity, self.width];
-            for layer in &mut self.layers {
-                for half in [&mut layer.keys, &mut layer.values] {
-                    let room = Tensor::zeros(more, &self.device);
-                    *half = Some(match half.take() {
-                        Some(filled) => Tensor::cat(vec![filled, room], 0),
-                        None => room,
-                    });
-                }
+    pub(crate) fn reserve(&mut self, tokens: usize) -> usize {
+        let pages = (self.len + tokens).div_ceil(PAGE);
+        if tokens > 0 && !self.len.is_multiple_of(PAGE) {
+            // The last page is written to: it must be ours alone.
+            let last = &mut self.pages[self.len / PAGE];
+            if Arc::get_mut(last).is_none() {
+                *last = Arc::new(Page::clone(last));
             }
-            self.capacity = capacity;
+        }
+        while self.pages.len() < pages {
+            self.pages.push(Arc::new(Page::new(self.layout)));
         }
         self.len
     }
 
-    /// Writes the new rows of one layer; returns its keys and values.
-    pub(super) fn extend(
-        &mut self,
-        layer: usize,
-        k: Tensor<2>,
-        v: Tensor<2>,
-    ) -> (Tensor<2>, Tensor<2>) {
-        let [tokens, width] = k.dims();
-        let rows = [self.len..self.len + tokens, 0..width];
-        let layer = &mut self.layers[layer];
-        let write = |half: &mut Option<Tensor<2>>, new| {
-            let room = half.take().expect("reserve fills every layer");
-            half.insert(room.slice_assign(rows.clone(), new)).clone()
-        };
-        (write(&mut layer.keys, k), write(&mut layer.values, v))
+    /// Counts positions that every layer has written.
+    pub(crate) fn commit(&mut self, tokens: usize) {
+        self.len += tokens;
     }
 
-    /// Counts rows that every layer has written.
-    pub(super) fn commit(&mut self, tokens: usize) {
-        self.len += tokens;
+    /// Writes one position's keys and values of a layer, `[kv_heads, head_dim]`
+    /// each, into room that [`KvCache::reserve`] made.
+    pub(crate) fn write<E: Element>(
+        &mut self,
+        layer: usize,
+        position: usize,
+        k: &[f32],
+        v: &[f32],
+    ) {
+        let layout = self.layout;
+        let page = Arc::get_mut(&mut self.pages[position / PAGE]);
+        let page = page.expect("reserve makes the pages that are written ours");
+        let cells = E::of_mut(page);
+        let (width, slot) = (layout.head_dim, position % PAGE);
+        let heads = k.chunks_exact(width).zip(v.chunks_exact(width));
+        for (head, (k, v)) in heads.enumerate() {
+            let at = layout.at(layer, head);
+            let (keys, values) = cells[at..at + 2 * layout.half()].split_at_mut(layout.half());
+            for (column, k) in keys.chunks_exact_mut(PAGE).zip(k) {
+                column[slot] = E::narrow(*k);
+            }
+            for (cell, v) in values[slot * width..][..width].iter_mut().zip(v) {
+                *cell = E::narrow(*v);
+            }
+        }
+    }
+
+    /// A page's keys of one layer and head, `[head_dim, 16]`.
+    #[inline(always)]
+    pub(crate) fn keys<E: Element>(&self, page: usize, layer: usize, head: usize) -> &[E] {
+        let cells = E::of(&self.pages[page]);
+        &cells[self.layout.at(layer, head)..][..self.layout.half()]
+    }
+
+    /// A page's values of one layer and head, `[16, head_dim]`.
+    #[inline(always)]
+    pub(crate) fn values<E: Element>(&self, page: usize, layer: usize, head: usize) -> &[E] {
+        let cells = E::of(&self.pages[page]);
+        let at = self.layout.at(layer, head) + self.layout.half();
+        &cells[at..][..self.layout.half()]
     }
 }

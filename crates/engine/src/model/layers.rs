@@ -1,35 +1,38 @@
-//! The modules a decoder is made of.
+//! The modules models are made of.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::ops;
-use crate::kernel::{KernelPath, Packed, Shape};
+use crate::kernel::{KernelPath, PackedMatrix, Shape};
 
-/// A linear layer without bias, in whichever form the artifact holds it.
+/// A linear layer in whichever form the artifact holds it.
 #[derive(Module, Debug)]
 pub(crate) enum Projection {
-    /// int8 tiles, our kernel.
-    Packed(PackedMatrix),
+    /// Tiles, our kernel.
+    Packed(PackedLinear),
     /// f32, Burn's matrix product.
-    Dense(DenseMatrix),
+    Dense(DenseLinear),
 }
 
-/// int8 tiles and their f16 scales; see [`crate::kernel`].
+/// Packed matrices with the same inputs; see [`crate::kernel`]. The bytes are
+/// not parameters of Burn's: they stay where they are, in a mapped file, and
+/// every process that maps it shares them.
 #[derive(Module, Debug)]
-pub(crate) struct PackedMatrix {
-    bytes: Param<Tensor<1, Int>>,
-    scales: Param<Tensor<1>>,
-    n: usize,
-    k: usize,
+pub(crate) struct PackedLinear {
     #[module(skip)]
-    path: KernelPath,
+    pub(super) parts: Vec<PackedMatrix>,
+    #[module(skip)]
+    pub(super) path: KernelPath,
+    #[module(skip)]
+    pub(super) bias: Option<Vec<f32>>,
 }
 
 /// `[out, in]` in f32.
 #[derive(Module, Debug)]
-pub(crate) struct DenseMatrix {
+pub(crate) struct DenseLinear {
     weight: Param<Tensor<2>>,
+    bias: Option<Param<Tensor<1>>>,
 }
 
 /// A root-mean-square norm with a learnt scale.
@@ -39,44 +42,59 @@ pub(crate) struct RmsNorm {
     eps: f64,
 }
 
+/// A norm by mean and deviation, with a learnt scale and shift.
+#[derive(Module, Debug)]
+pub(crate) struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
 impl Projection {
-    pub(super) fn packed(packed: Packed, path: KernelPath, device: &Device) -> Self {
-        let Shape { n, k } = packed.shape;
-        let bytes = TensorData::from_bytes_vec(packed.bytes, [n * k], DType::U8);
-        let scales = TensorData::new(packed.scales, [n * k / crate::kernel::BLOCK]);
-        Self::Packed(PackedMatrix {
-            bytes: param(Tensor::from_data(bytes, (device, DType::U8))),
-            scales: param(Tensor::from_data(scales, (device, DType::F16))),
-            n,
-            k,
-            path,
-        })
+    pub(super) fn packed(
+        parts: Vec<PackedMatrix>,
+        path: KernelPath,
+        bias: Option<Vec<f32>>,
+    ) -> Self {
+        Self::Packed(PackedLinear { parts, path, bias })
     }
 
-    pub(super) fn dense(weights: Vec<f32>, shape: Shape, device: &Device) -> Self {
+    pub(super) fn dense(
+        weights: Vec<f32>,
+        shape: Shape,
+        bias: Option<Vec<f32>>,
+        device: &Device,
+    ) -> Self {
         let data = TensorData::new(weights, [shape.n, shape.k]);
-        Self::Dense(DenseMatrix {
+        Self::Dense(DenseLinear {
             weight: param(Tensor::from_data(data, device)),
+            bias: bias.map(|bias| vector(bias, device)),
         })
     }
 
-    /// `x · wᵀ` for `x` of `[tokens, in]`.
+    /// `x · wᵀ + bias` for `x` of `[tokens, in]`.
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Packed(w) => ops::packed_linear(x, w.tensors(), w.shape(), w.path),
-            Self::Dense(w) => x.matmul(w.weight.val().transpose()),
+            Self::Packed(layer) => ops::packed_linear(x, layer),
+            Self::Dense(layer) => {
+                let out = x.matmul(layer.weight.val().transpose());
+                match &layer.bias {
+                    Some(bias) => out + bias.val().unsqueeze(),
+                    None => out,
+                }
+            }
         }
     }
 
     /// Rows by number: the embedding of tokens.
     pub(super) fn rows(&self, ids: &[u32], device: &Device) -> Tensor<2> {
         match self {
-            Self::Packed(w) => ops::packed_rows(w.tensors(), w.shape(), ids),
-            Self::Dense(w) => {
+            Self::Packed(layer) => ops::packed_rows(layer, ids, device),
+            Self::Dense(layer) => {
                 let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
                 let count = ids.len();
                 let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), device);
-                w.weight.val().select(0, ids)
+                layer.weight.val().select(0, ids)
             }
         }
     }
@@ -87,25 +105,10 @@ impl Projection {
     }
 }
 
-impl PackedMatrix {
-    fn tensors(&self) -> (Tensor<1, Int>, Tensor<1>) {
-        (self.bytes.val(), self.scales.val())
-    }
-
-    fn shape(&self) -> Shape {
-        Shape {
-            n: self.n,
-            k: self.k,
-        }
-    }
-}
-
 impl RmsNorm {
     pub(super) fn new(weight: Vec<f32>, eps: f32, device: &Device) -> Self {
-        let width = weight.len();
-        let data = TensorData::new(weight, [width]);
         Self {
-            weight: param(Tensor::from_data(data, device)),
+            weight: vector(weight, device),
             eps: f64::from(eps),
         }
     }
@@ -113,6 +116,25 @@ impl RmsNorm {
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         ops::rms_norm(x, self.weight.val(), self.eps as f32)
     }
+}
+
+impl LayerNorm {
+    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>, eps: f32, device: &Device) -> Self {
+        Self {
+            weight: vector(weight, device),
+            bias: vector(bias, device),
+            eps: f64::from(eps),
+        }
+    }
+
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps as f32)
+    }
+}
+
+fn vector(values: Vec<f32>, device: &Device) -> Param<Tensor<1>> {
+    let width = values.len();
+    param(Tensor::from_data(TensorData::new(values, [width]), device))
 }
 
 fn param<T: burn::module::Parameter>(tensor: T) -> Param<T> {

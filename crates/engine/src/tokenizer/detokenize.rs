@@ -1,6 +1,7 @@
 //! Tokens to text as they come, characters whole and stop strings cut.
 
 use super::TextTokenizer;
+use super::spelling::Spelling;
 
 /// Trailing replacement characters that may still turn into text: one for
 /// each byte of an incomplete character, at most.
@@ -11,13 +12,7 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 /// span tokens comes with its last one; text that may be the beginning of a
 /// stop string waits until that is settled.
 pub(crate) struct Detokenizer {
-    /// The tokens since the last settled point, after one token of context
-    /// (some decoders treat a text's first token differently).
-    window: Vec<u32>,
-    /// How many of the window's tokens are context.
-    context: usize,
-    /// Bytes of the window's text that are given out.
-    given: usize,
+    text: Text,
     stop: Stop,
 }
 
@@ -29,36 +24,144 @@ pub(crate) enum Piece {
     Stopped(String),
 }
 
+enum Text {
+    Bytes(Bytes),
+    Window(Window),
+}
+
 impl Detokenizer {
-    pub(crate) fn new(stop: &[String]) -> Self {
+    pub(crate) fn new(tokenizer: &TextTokenizer, stop: &[String]) -> Self {
+        let text = match &tokenizer.spelling {
+            Spelling::Other => Text::Window(Window::default()),
+            Spelling::ByteLevel => Text::Bytes(Bytes::new(None)),
+            Spelling::Pieces(pieces) => Text::Bytes(Bytes::new(pieces.strip)),
+        };
         Self {
-            window: Vec::new(),
-            context: 0,
-            given: 0,
+            text,
             stop: Stop::new(stop),
         }
     }
 
     /// The text that `id` settles.
     pub(crate) fn push(&mut self, tokenizer: &TextTokenizer, id: u32) -> Piece {
-        self.window.push(id);
-        let text = tokenizer.decode(&self.window);
-        let settled = settled_len(&text);
-        let new = self.take(&text, settled);
-        if settled == text.len() {
-            self.restart(tokenizer);
-        }
+        let Some(token) = tokenizer.spoken(id) else {
+            return self.stop.push("");
+        };
+        let new = match &mut self.text {
+            Text::Bytes(bytes) => bytes.push(&tokenizer.spelling, &token),
+            Text::Window(window) => window.push(tokenizer, id),
+        };
         self.stop.push(&new)
     }
 
     /// What is still held back, at the end.
     pub(crate) fn finish(&mut self, tokenizer: &TextTokenizer) -> Piece {
-        let text = tokenizer.decode(&self.window);
-        let new = self.take(&text, text.len());
+        let new = match &mut self.text {
+            Text::Bytes(bytes) => bytes.settle(true),
+            Text::Window(window) => window.finish(tokenizer),
+        };
         match self.stop.push(&new) {
             Piece::Text(text) => Piece::Text(text + &self.stop.take()),
             stopped => stopped,
         }
+    }
+}
+
+/// Text from tokens whose bytes are known one by one. Bytes that are no
+/// character become U+FFFD, and harm no other.
+struct Bytes {
+    /// The beginning of a character.
+    pending: Vec<u8>,
+    /// No token came yet.
+    first: bool,
+    /// How many of this character may still be left out at the start.
+    strip: Option<(char, usize)>,
+}
+
+impl Bytes {
+    fn new(strip: Option<(char, usize)>) -> Self {
+        Self {
+            pending: Vec::new(),
+            first: true,
+            strip,
+        }
+    }
+
+    fn push(&mut self, spelling: &Spelling, token: &str) -> String {
+        let bytes = spelling.bytes(token, self.first);
+        self.first = false;
+        self.pending.extend(bytes.unwrap_or_default());
+        self.settle(false)
+    }
+
+    /// The characters that are whole; at the end, all there is.
+    fn settle(&mut self, end: bool) -> String {
+        let mut text = String::new();
+        let mut settled = 0;
+        for chunk in self.pending.utf8_chunks() {
+            text.push_str(chunk.valid());
+            settled += chunk.valid().len();
+            let invalid = chunk.invalid();
+            if invalid.is_empty() {
+                continue;
+            }
+            let last = settled + invalid.len() == self.pending.len();
+            if last && !end && is_beginning(invalid) {
+                break;
+            }
+            text.push(REPLACEMENT);
+            settled += invalid.len();
+        }
+        self.pending.drain(..settled);
+        self.stripped(text)
+    }
+
+    fn stripped(&mut self, text: String) -> String {
+        let Some((content, left)) = &mut self.strip else {
+            return text;
+        };
+        let mut rest = text.as_str();
+        while *left > 0 && !rest.is_empty() {
+            match rest.strip_prefix(*content) {
+                Some(shorter) => (rest, *left) = (shorter, *left - 1),
+                None => *left = 0,
+            }
+        }
+        rest.to_owned()
+    }
+}
+
+/// Whether more bytes can make this a character.
+fn is_beginning(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}
+
+/// Text from a decoder that is known only by what it makes of whole lists.
+#[derive(Default)]
+struct Window {
+    /// The tokens since the last settled point, after one token of context
+    /// (some decoders treat a text's first token differently). None of them is
+    /// special: those have no text, and would be no context.
+    ids: Vec<u32>,
+    /// Bytes of the window's text that are given out.
+    given: usize,
+}
+
+impl Window {
+    fn push(&mut self, tokenizer: &TextTokenizer, id: u32) -> String {
+        self.ids.push(id);
+        let text = tokenizer.decode(&self.ids);
+        let settled = settled_len(&text);
+        let new = self.take(&text, settled);
+        if settled == text.len() {
+            self.restart(tokenizer);
+        }
+        new
+    }
+
+    fn finish(&mut self, tokenizer: &TextTokenizer) -> String {
+        let text = tokenizer.decode(&self.ids);
+        self.take(&text, text.len())
     }
 
     fn take(&mut self, text: &str, settled: usize) -> String {
@@ -71,9 +174,8 @@ impl Detokenizer {
 
     /// All is given out: keep one token of context.
     fn restart(&mut self, tokenizer: &TextTokenizer) {
-        self.window.drain(..self.window.len().saturating_sub(1));
-        self.context = self.window.len();
-        self.given = tokenizer.decode(&self.window[..self.context]).len();
+        self.ids.drain(..self.ids.len().saturating_sub(1));
+        self.given = tokenizer.decode(&self.ids).len();
     }
 }
 

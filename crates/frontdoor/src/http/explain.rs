@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tiermesh_core::{
     Content, DecisionSummary, DeviceInfo, ErrorClass, FieldError, InferError, Message, NetworkKind,
@@ -82,6 +83,12 @@ struct Sampling {
     temperature: Option<f32>,
     top_p: Option<f32>,
     top_k: Option<u32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    logit_bias: BTreeMap<u32, f32>,
+    logprobs: Option<u32>,
     max_tokens: Option<u32>,
     stop: Vec<String>,
 }
@@ -131,6 +138,12 @@ impl Ask {
             temperature: self.sampling.temperature,
             top_p: self.sampling.top_p,
             top_k: self.sampling.top_k,
+            min_p: self.sampling.min_p,
+            repetition_penalty: self.sampling.repetition_penalty,
+            presence_penalty: self.sampling.presence_penalty,
+            frequency_penalty: self.sampling.frequency_penalty,
+            logit_bias: self.sampling.logit_bias.into_iter().collect(),
+            logprobs: self.sampling.logprobs,
             max_tokens: self.sampling.max_tokens,
             stop: self.sampling.stop,
             device: self.device_info.checked()?,

@@ -12,6 +12,9 @@ pub(super) struct Ask {
     pub(super) seed: Option<u64>,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    /// Alternatives asked for beside each token; `logprobs` has to be asked
+    /// for with them.
+    top_logprobs: Option<u32>,
 }
 
 impl Ask {
@@ -39,6 +42,13 @@ impl Ask {
                 ask.set(&name, value)?;
             }
         }
+        match (ask.raw.logprobs, ask.top_logprobs) {
+            (Some(_), Some(top)) => ask.raw.logprobs = Some(top),
+            (None, Some(1..)) => {
+                return Err(unsupported("top_logprobs", "`logprobs` has to be true"));
+            }
+            _ => {}
+        }
         if ask.include_usage && !ask.stream {
             return Err(unsupported("stream_options", "only a stream has options"));
         }
@@ -57,6 +67,18 @@ impl Ask {
             }
             "temperature" => raw.temperature = Some(float(name, &value)?),
             "top_p" => raw.top_p = Some(float(name, &value)?),
+            // Not OpenAI's own, and common beside it.
+            "top_k" => raw.top_k = Some(top_k(name, &value)?),
+            "min_p" => raw.min_p = Some(float(name, &value)?),
+            "repetition_penalty" => raw.repetition_penalty = Some(float(name, &value)?),
+            "presence_penalty" => raw.presence_penalty = Some(float(name, &value)?),
+            "frequency_penalty" => raw.frequency_penalty = Some(float(name, &value)?),
+            "logit_bias" => raw.logit_bias = biases(name, value)?,
+            "logprobs" => raw.logprobs = boolean(name, &value)?.then_some(0),
+            "top_logprobs" => {
+                let top = whole(name, &value)?.min(u64::from(u32::MAX));
+                self.top_logprobs = u32::try_from(top).ok();
+            }
             "stop" => raw.stop = stops(value)?,
             "seed" => self.seed = Some(seed(&value)?),
             "stream" => self.stream = boolean(name, &value)?,
@@ -89,7 +111,7 @@ fn neutral(name: &str, value: &Value) -> Result<(), InferError> {
     };
     let (good, only) = match name {
         "n" => (value.as_u64() == Some(1), "1 answer is given"),
-        "tools" | "functions" | "logit_bias" => (empty(), "it has to be empty"),
+        "tools" | "functions" => (empty(), "it has to be empty"),
         "tool_choice" | "function_call" => (
             value == "none" || value == "auto",
             "there are no tools here",
@@ -98,9 +120,7 @@ fn neutral(name: &str, value: &Value) -> Result<(), InferError> {
             let text = value.get("type").is_some_and(|kind| kind == "text");
             (text, "only `text` is given")
         }
-        "logprobs" | "store" => (value == &Value::Bool(false), "only `false` is done"),
-        "top_logprobs" => (value.as_u64() == Some(0), "only 0 are given"),
-        "presence_penalty" | "frequency_penalty" => (value.as_f64() == Some(0.0), "only 0 is done"),
+        "store" => (value == &Value::Bool(false), "only `false` is done"),
         "modalities" => (value == &serde_json::json!(["text"]), "only text is given"),
         "service_tier" => (value == "auto" || value == "default", "there is one"),
         "verbosity" => (value == "medium", "only `medium` is done"),
@@ -217,6 +237,28 @@ fn stops(value: Value) -> Result<Vec<String>, InferError> {
         Value::Array(stops) => stops.into_iter().map(|stop| string("stop", stop)).collect(),
         _ => Err(wrong_type("stop", "a string or an array of strings")),
     }
+}
+
+/// Biases by token: an object whose keys are numbers.
+fn biases(name: &str, value: Value) -> Result<Vec<(u32, f32)>, InferError> {
+    let wrong = || wrong_type(name, "an object of numbers by token ids");
+    let Value::Object(biases) = value else {
+        return Err(wrong());
+    };
+    let bias = |(token, bias): (String, Value)| {
+        let token = token.parse().map_err(|_| wrong())?;
+        Ok((token, float(name, &bias)?))
+    };
+    biases.into_iter().map(bias).collect()
+}
+
+/// Some clients say −1 for all tokens, where the mesh says 0.
+fn top_k(name: &str, value: &Value) -> Result<u32, InferError> {
+    if value.as_i64() == Some(-1) {
+        return Ok(0);
+    }
+    let kept = whole(name, value)?.min(u64::from(u32::MAX));
+    Ok(u32::try_from(kept).unwrap_or(u32::MAX))
 }
 
 fn seed(value: &Value) -> Result<u64, InferError> {

@@ -6,7 +6,7 @@ use crate::status::{field, http_headers, http_status, log};
 use axum::response::{IntoResponse, Json, Response};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
-use tiermesh_core::{DecisionSummary, FinishReason, InferError, Tier, Usage};
+use tiermesh_core::{DecisionSummary, FinishReason, InferError, Tier, Token, Usage};
 
 /// What is known of an answer before its first word.
 pub(super) struct Head {
@@ -65,6 +65,22 @@ pub(super) fn usage(usage: Usage) -> Value {
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     })
+}
+
+/// A token's entry in `logprobs.content`; none where nothing is known of it.
+pub(super) fn logprob(token: &Token) -> Option<Value> {
+    let detail = token.detail.as_ref()?;
+    let mut entry = scored(&detail.bytes, token.logprob?);
+    let top = detail.top.iter();
+    let top: Vec<Value> = top.map(|one| scored(&one.bytes, one.logprob)).collect();
+    entry["top_logprobs"] = Value::Array(top);
+    Some(entry)
+}
+
+/// `token` is text for people; `bytes` are exact where it is not.
+fn scored(bytes: &[u8], logprob: f32) -> Value {
+    let text = String::from_utf8_lossy(bytes);
+    json!({ "token": text, "logprob": logprob, "bytes": bytes })
 }
 
 /// Core's spellings are OpenAI's.

@@ -1,6 +1,6 @@
 //! An answer as server-sent events.
 
-use super::reply::{Head, body, finish, usage};
+use super::reply::{Head, body, finish, logprob, usage};
 use super::{Opened, no_chat};
 use crate::answer::Answer;
 use crate::status::log;
@@ -108,7 +108,7 @@ struct Lines {
     buffer: BytesMut,
     /// Up to the delta's content.
     before: String,
-    /// From the end of the delta's content.
+    /// From the end of the log-probabilities.
     after: &'static str,
     head: Value,
     include_usage: bool,
@@ -124,9 +124,9 @@ impl Lines {
             head.created
         );
         let after = if include_usage {
-            "},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
+            ",\"finish_reason\":null}],\"usage\":null}\n\n"
         } else {
-            "},\"logprobs\":null,\"finish_reason\":null}]}\n\n"
+            ",\"finish_reason\":null}]}\n\n"
         };
         let head = json!({
             "id": id,
@@ -144,7 +144,8 @@ impl Lines {
         }
     }
 
-    /// One chunk for tokens that came together; none when they add no text.
+    /// One chunk for tokens that came together; none when they add no text
+    /// and nothing else is known of them.
     fn tokens(&mut self, items: &[Token]) {
         let joined: String;
         let text = match items {
@@ -154,12 +155,19 @@ impl Lines {
                 &joined
             }
         };
-        if text.is_empty() {
+        let scores: Vec<Value> = items.iter().filter_map(logprob).collect();
+        if text.is_empty() && scores.is_empty() {
             return;
         }
         self.spoken = true;
         self.buffer.put_slice(self.before.as_bytes());
         self.json(text);
+        self.buffer.put_slice(b"},\"logprobs\":");
+        if scores.is_empty() {
+            self.buffer.put_slice(b"null");
+        } else {
+            self.json(&json!({ "content": scores, "refusal": null }));
+        }
         self.buffer.put_slice(self.after.as_bytes());
     }
 

@@ -1,19 +1,21 @@
 //! An answer in one piece.
 
-use super::reply::{finish, usage};
+use super::reply::{finish, logprob, usage};
 use super::{Opened, next, no_chat};
 use axum::response::{IntoResponse, Json, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use tiermesh_core::{Event, InferError, SeamKind};
 
 /// Collects the answer. Its length is bounded by the request's `max_tokens`.
-pub(super) async fn respond(opened: Opened) -> Result<Response, InferError> {
+/// `logprobs` says whether they were asked for.
+pub(super) async fn respond(opened: Opened, logprobs: bool) -> Result<Response, InferError> {
     let Opened {
         mut head,
         first,
         mut rest,
     } = opened;
     let mut text = String::new();
+    let mut scores: Vec<Value> = Vec::new();
     let mut event = first;
     let done = loop {
         match event {
@@ -21,9 +23,13 @@ pub(super) async fn respond(opened: Opened) -> Result<Response, InferError> {
             Event::Tokens { items, .. } => {
                 for token in &items {
                     text.push_str(&token.text);
+                    scores.extend(logprob(token));
                 }
             }
-            Event::Seam(seam) if seam.kind == SeamKind::Restart => text.clear(),
+            Event::Seam(seam) if seam.kind == SeamKind::Restart => {
+                text.clear();
+                scores.clear();
+            }
             Event::Seam(_) => {}
             Event::Result(_) => return Err(no_chat()),
             Event::Done(done) => break done,
@@ -38,7 +44,7 @@ pub(super) async fn respond(opened: Opened) -> Result<Response, InferError> {
         "choices": [{
             "index": 0,
             "message": { "role": "assistant", "content": text, "refusal": null },
-            "logprobs": null,
+            "logprobs": logprobs.then(|| json!({ "content": scores, "refusal": null })),
             "finish_reason": finish(done.finish),
         }],
         "usage": usage(done.usage),

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, Context, DecisionSummary, Done, ErrorClass, Event, EventStream, Explain,
-    FinishReason, Infer, InferError, InferFuture, ModelId, ModelOffer, MonotonicClock, NodeId,
-    PolicyName, Reason, ReasonRecord, Refusal, Request, RequestMeta, Sealed, Task, Tier, Token,
-    Usage, Usd, UserId,
+    Alternative, BreakerState, Context, DecisionSummary, Done, ErrorClass, Event, EventStream,
+    Explain, FinishReason, Infer, InferError, InferFuture, ModelId, ModelOffer, MonotonicClock,
+    NodeId, PolicyName, Reason, ReasonRecord, Refusal, Request, RequestMeta, Sealed, Task, Tier,
+    Token, TokenDetail, Usage, Usd, UserId,
 };
 use tiermesh_frontdoor::{
     Catalog, CatalogModel, Door, DoorOptions, Locate, Located, NodeStatus, ServeError, serve,
@@ -87,47 +87,71 @@ impl Infer for Fake {
         let seen = (request.meta().clone(), context);
         self.seen.lock().unwrap().push(seen);
         let script = self.script.clone();
+        let scored = request.meta().sampling.logprobs;
         self.live.fetch_add(1, Ordering::SeqCst);
         let live = Live(Arc::clone(&self.live));
         Box::pin(async move {
             match script.refuse.clone() {
                 Some(refusal) => Err(refusal),
-                None => Ok(events(script, live)),
+                None => Ok(events(script, live, scored)),
             }
         })
     }
 }
 
-fn events(script: Script, live: Live) -> EventStream {
-    let state = (0_usize, script, live);
-    Box::pin(stream::unfold(state, |(at, script, live)| async move {
-        let words = script.words.len();
-        let event = if at == 0 {
-            Ok(Event::Accepted(Box::new(decision())))
-        } else if at <= words {
-            if !script.gap.is_zero() {
-                tokio::time::sleep(script.gap).await;
-            }
-            Ok(Event::Tokens {
-                first_seq: at as u64 - 1,
-                items: vec![Token {
-                    text: script.words[at - 1].to_owned(),
-                    id: Some(7),
-                    logprob: None,
-                }],
+/// `scored` tokens tell their bytes and a rising log-probability, and as many
+/// alternatives as were asked for.
+fn token(script: &Script, at: usize, scored: Option<u8>) -> Token {
+    let text = script.words[at].to_owned();
+    let top = |count: u8| {
+        (0..count).map(|place| Alternative {
+            id: place.into(),
+            bytes: vec![0xe0, place],
+            logprob: -1.0 - f32::from(place),
+        })
+    };
+    Token {
+        id: Some(7),
+        logprob: scored.map(|_| -0.25 * at as f32),
+        detail: scored.map(|count| {
+            Box::new(TokenDetail {
+                bytes: text.as_bytes().to_vec(),
+                top: top(count).collect(),
             })
-        } else if at == words + 1 {
-            match script.end.clone() {
-                End::Done => Ok(Event::Done(Box::new(done(words as u64)))),
-                End::Fail(error) => Err(error),
-                End::Hang => std::future::pending().await,
-                End::CutOff => return None,
-            }
-        } else {
-            return None;
-        };
-        Some((event, (at + 1, script, live)))
-    }))
+        }),
+        text,
+    }
+}
+
+fn events(script: Script, live: Live, scored: Option<u8>) -> EventStream {
+    let state = (0_usize, script, live);
+    Box::pin(stream::unfold(
+        state,
+        move |(at, script, live)| async move {
+            let words = script.words.len();
+            let event = if at == 0 {
+                Ok(Event::Accepted(Box::new(decision())))
+            } else if at <= words {
+                if !script.gap.is_zero() {
+                    tokio::time::sleep(script.gap).await;
+                }
+                Ok(Event::Tokens {
+                    first_seq: at as u64 - 1,
+                    items: vec![token(&script, at - 1, scored)],
+                })
+            } else if at == words + 1 {
+                match script.end.clone() {
+                    End::Done => Ok(Event::Done(Box::new(done(words as u64)))),
+                    End::Fail(error) => Err(error),
+                    End::Hang => std::future::pending().await,
+                    End::CutOff => return None,
+                }
+            } else {
+                return None;
+            };
+            Some((event, (at + 1, script, live)))
+        },
+    ))
 }
 
 fn done(words: u64) -> Done {

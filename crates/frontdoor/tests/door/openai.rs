@@ -5,7 +5,7 @@ use crate::raw_http::{Reply, exchange, get, post};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tiermesh_core::{ErrorClass, InferError, Privacy};
+use tiermesh_core::{ErrorClass, InferError, Privacy, Sampling};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -126,9 +126,20 @@ async fn what_is_not_done_is_named() {
             json!({ "response_format": { "type": "json_schema" } }),
             "response_format",
         ),
-        (json!({ "logprobs": true }), "logprobs"),
+        (json!({ "logprobs": 1 }), "logprobs"),
+        (json!({ "top_logprobs": 3 }), "top_logprobs"),
+        (
+            json!({ "logprobs": true, "top_logprobs": 21 }),
+            "top_logprobs",
+        ),
+        (json!({ "logit_bias": { "Samsung": 1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "7": 101 } }), "logit_bias"),
+        (json!({ "min_p": 2 }), "min_p"),
+        (json!({ "repetition_penalty": 0 }), "repetition_penalty"),
+        (json!({ "top_k": -2 }), "top_k"),
         (json!({ "n": 2 }), "n"),
-        (json!({ "presence_penalty": 0.5 }), "presence_penalty"),
+        (json!({ "presence_penalty": 2.5 }), "presence_penalty"),
+        (json!({ "frequency_penalty": "much" }), "frequency_penalty"),
         (json!({ "temperature": 3 }), "temperature"),
         (json!({ "temperature": "hot" }), "temperature"),
         (json!({ "max_tokens": 0 }), "max_tokens"),
@@ -169,11 +180,81 @@ async fn neutral_values_are_taken() {
     let (_fake, house) = plain().await;
     let extra = json!({
         "n": 1, "tools": [], "tool_choice": "none", "logprobs": false, "top_p": null,
+        "top_logprobs": 0, "top_k": -1,
         "response_format": { "type": "text" }, "presence_penalty": 0, "logit_bias": {},
         "store": false, "service_tier": "auto", "stop": "x", "max_completion_tokens": 9,
     });
     let reply = chat(&house, &[], extra).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+#[tokio::test]
+async fn every_way_to_draw_reaches_whoever_draws() {
+    let (fake, house) = plain().await;
+    let extra = json!({
+        "temperature": 0.5, "top_p": 0.5, "top_k": 40, "min_p": 0.125, "repetition_penalty": 1.5,
+        "presence_penalty": -0.5, "frequency_penalty": 0.25, "logit_bias": { "50256": -100, "7": 2.5 },
+    });
+    let reply = chat(&house, &[], extra).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.json()["choices"][0]["logprobs"], Value::Null);
+    let seen = fake.seen.lock().unwrap();
+    let expected = Sampling {
+        temperature: 0.5,
+        top_p: 0.5,
+        top_k: 40,
+        min_p: 0.125,
+        repetition_penalty: Some(1.5),
+        presence_penalty: -0.5,
+        frequency_penalty: 0.25,
+        logit_bias: vec![(7, 2.5), (50_256, -100.0)],
+        ..Sampling::default()
+    };
+    assert_eq!(seen[0].0.sampling, expected);
+}
+
+/// The fake's tokens as OpenAI's clients read them.
+fn scores(top: u8) -> Value {
+    let words = ["Sam", "", "sung ", "\"Galaxy\"\n"];
+    let alternative = |place: u8| {
+        json!({ "token": "\u{fffd}".to_owned() + char::from(place).to_string().as_str(),
+            "logprob": -1.0 - f32::from(place), "bytes": [0xe0, place] })
+    };
+    let entries = words.iter().enumerate().map(|(at, word)| {
+        json!({
+            "token": word, "logprob": -0.25 * at as f32, "bytes": word.as_bytes(),
+            "top_logprobs": (0..top).map(alternative).collect::<Vec<_>>(),
+        })
+    });
+    entries.collect()
+}
+
+#[tokio::test]
+async fn log_probabilities_come_whole_and_streamed_and_none_is_lost() {
+    let (_fake, house) = plain().await;
+    for top in [0, 2] {
+        let asked = json!({ "logprobs": true, "top_logprobs": top });
+        let whole = chat(&house, &[], asked.clone()).await.json();
+        let told = whole["choices"][0]["logprobs"].clone();
+        assert_eq!(told, json!({ "content": scores(top), "refusal": null }));
+        let mut asked = asked;
+        asked["stream"] = json!(true);
+        let reply = chat(&house, &[], asked).await;
+        let mut streamed = Vec::new();
+        let mut text = String::new();
+        for event in events(&reply) {
+            let Ok(chunk) = serde_json::from_str::<Value>(event) else {
+                continue;
+            };
+            let choice = &chunk["choices"][0];
+            text += choice["delta"]["content"].as_str().unwrap_or_default();
+            let content = choice["logprobs"]["content"].as_array();
+            streamed.extend(content.cloned().unwrap_or_default());
+        }
+        // The second token has no text, and is told all the same.
+        assert_eq!(Value::Array(streamed), scores(top));
+        assert_eq!(text, "Samsung \"Galaxy\"\n");
+    }
 }
 
 #[tokio::test]

@@ -121,6 +121,7 @@ fn word(at: u64, words: u64) -> Event {
                 text: format!("w{at} "),
                 id: u32::try_from(at).ok(),
                 logprob: None,
+                detail: None,
             }],
         };
     }

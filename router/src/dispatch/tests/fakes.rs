@@ -97,6 +97,7 @@ pub(crate) fn tokens(first_seq: u64, count: u64) -> Event {
         text: format!("t{n} "),
         id: u32::try_from(n).ok(),
         logprob: None,
+        detail: None,
     };
     Event::Tokens {
         first_seq,
