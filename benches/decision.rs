@@ -272,6 +272,7 @@ fn candidate(
             decode_tok_s: 40.0 + 60.0 * share,
             first_token_ms,
             first_token_p99_ms: first_token_ms * 2.0,
+            ..ModelState::default()
         },
         rtt_ms: 0.2 + 10.0 * share,
         credits_free: if index % 32 == 7 { 0 } else { 4 },

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .into_inner();
     if !args.json {
         out::line(&format!(
-            "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8} {:>10} {:>9} {:>8}  {}",
+            "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8} {:>10} {:>9} {:>11} {:>5} {:>8}  {}",
             "NODE",
             "TIER",
             "CREDITS",
@@ -43,6 +43,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             "RTT ms",
             "TTFT ms",
             "TOK/S",
+            "KV MiB",
+            "HIT%",
             "AGE ms",
             "MODELS"
         ));
@@ -55,7 +57,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
 fn row(node: &v1::Node) -> String {
     format!(
-        "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8.2} {:>10.1} {:>9.0} {:>8}  {}",
+        "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8.2} {:>10.1} {:>9.0} {:>11} {:>5} {:>8}  {}",
         node.node,
         tier_name(node.tier),
         node.credits_free,
@@ -65,12 +67,58 @@ fn row(node: &v1::Node) -> String {
         node.rtt_ms,
         node.first_token_ms,
         node.decode_tokens_per_s,
+        memory(node),
+        hits(node),
         node.report_age_ms,
-        node.models.join(",")
+        models(node)
     )
 }
 
+/// Memory for keys and values, used of all; a dash without an engine.
+fn memory(node: &v1::Node) -> String {
+    match node.kv_budget_bytes {
+        0 => "-".to_owned(),
+        all => format!("{}/{}", node.kv_used_bytes >> 20, all >> 20),
+    }
+}
+
+fn hits(node: &v1::Node) -> String {
+    match node.kv_budget_bytes {
+        0 => "-".to_owned(),
+        _ => format!("{:.0}", 100.0 * node.prefix_hit_share),
+    }
+}
+
+/// The models, those that are not in memory marked.
+fn models(node: &v1::Node) -> String {
+    let residency = |index: usize| {
+        let state = node.model_states.get(index);
+        state.map_or("hot", |state| state.residency.as_str())
+    };
+    let marked = node
+        .models
+        .iter()
+        .enumerate()
+        .map(|(index, model)| match residency(index) {
+            "hot" | "" => model.clone(),
+            elsewhere => format!("{model}({elsewhere})"),
+        });
+    marked.collect::<Vec<_>>().join(",")
+}
+
 fn record(node: &v1::Node) -> String {
+    let states = node.model_states.iter().map(|state| {
+        json!({
+            "residency": state.residency,
+            "load_ms": state.load_ms,
+            "prefill_tokens_per_s": state.prefill_tokens_per_s,
+            "decode_tokens_per_s": state.decode_tokens_per_s,
+            "first_token_ms": state.first_token_ms,
+            "calibration_error": state.calibration_error,
+            "kv_tokens_free": state.kv_tokens_free,
+        })
+    });
+    let states: Vec<_> = states.collect();
     json!({
         "node": node.node,
         "tier": tier_name(node.tier),
@@ -87,6 +135,13 @@ fn record(node: &v1::Node) -> String {
         "report_age_ms": node.report_age_ms,
         "load": node.load,
         "endpoint": node.endpoint,
+        "model_states": states,
+        "streams_queued_by_class": node.streams_queued_by_class,
+        "kv_used_bytes": node.kv_used_bytes,
+        "kv_budget_bytes": node.kv_budget_bytes,
+        "weights_bytes": node.weights_bytes,
+        "prefix_hit_share": node.prefix_hit_share,
+        "temperature_c": node.temperature_c,
     })
     .to_string()
 }

@@ -13,7 +13,7 @@ use tiermesh_core::privacy::permit;
 use tiermesh_core::{
     CapacityReport, Clock, Context, Destination, Done, ErrorClass, Event, EventStream,
     FinishReason, Infer, InferError, InferFuture, ModelId, ModelOffer, ModelState, MonotonicClock,
-    NodeId, Request, Sealed, Task, Tier, Token, Usage, Usd, UserId,
+    NodeId, Request, Residency, Sealed, Task, Tier, Token, Usage, Usd, UserId,
 };
 use tiermesh_daemon::{Announcement, DRAIN, announce, epoch, policies, stop_requested};
 use tiermesh_frontdoor::{Door, DoorOptions};
@@ -233,6 +233,10 @@ pub(crate) const STATE: ModelState = ModelState {
     decode_tok_s: 100.0,
     first_token_ms: 1.0,
     first_token_p99_ms: 2.0,
+    residency: Residency::Hot,
+    load_ms: 0,
+    kv_tokens_free: 0,
+    calibration_error: 0.0,
 };
 
 fn offer(id: &str) -> anyhow::Result<ModelOffer> {
@@ -264,6 +268,7 @@ impl CapacitySource for Script {
             queued: 0,
             load: (active as f32 / CAPACITY as f32).min(1.0),
             battery_percent: None,
+            engine: Default::default(),
             models: vec![STATE; self.offers.len()],
         }
     }

@@ -39,6 +39,7 @@ impl Catalog for GatewayCatalog {
             if let Some(report) = &node.report {
                 status.active = report.active;
                 status.queued = report.queued;
+                status.engine = report.engine;
             }
         }
         nodes

@@ -3,8 +3,8 @@
 use crate::v1;
 use tiermesh_core::id::InvalidName;
 use tiermesh_core::{
-    Content, Continuity, DeviceInfo, ErrorClass, FieldError, Message, NetworkKind, Privacy,
-    RawRequest, Request, RequestMeta, Role, Task, Thermal, Tier,
+    Content, Continuity, DeviceInfo, ErrorClass, FieldError, Message, NetworkKind,
+    OutputConstraint, Privacy, RawRequest, Request, RequestMeta, Role, Task, Thermal, Tier,
 };
 
 mod decision;
@@ -282,12 +282,33 @@ impl TryFrom<v1::InferRequest> for RawRequest {
             logprobs: sampling.logprobs,
             max_tokens: sampling.max_tokens,
             stop: sampling.stop,
+            constraint: sampling.constraint.map(constraint),
             device: wire
                 .device_info
                 .map(device)
                 .transpose()?
                 .unwrap_or_default(),
         })
+    }
+}
+
+fn constraint(wire: v1::sampling::Constraint) -> OutputConstraint {
+    use v1::sampling::Constraint as Wire;
+    match wire {
+        Wire::JsonSchema(schema) => OutputConstraint::JsonSchema(schema),
+        Wire::Regex(regex) => OutputConstraint::Regex(regex),
+        Wire::Choice(choice) => OutputConstraint::Choice(choice.texts),
+        Wire::Grammar(grammar) => OutputConstraint::Grammar(grammar),
+    }
+}
+
+fn constraint_to_wire(constraint: &OutputConstraint) -> v1::sampling::Constraint {
+    use v1::sampling::Constraint as Wire;
+    match constraint.clone() {
+        OutputConstraint::JsonSchema(schema) => Wire::JsonSchema(schema),
+        OutputConstraint::Regex(regex) => Wire::Regex(regex),
+        OutputConstraint::Choice(texts) => Wire::Choice(v1::Choice { texts }),
+        OutputConstraint::Grammar(grammar) => Wire::Grammar(grammar),
     }
 }
 
@@ -339,6 +360,7 @@ pub fn request_to_wire(meta: &RequestMeta, content: &Content) -> v1::InferReques
             logprobs: meta.sampling.logprobs.map(u32::from),
             max_tokens: Some(meta.sampling.max_tokens),
             stop: meta.sampling.stop.clone(),
+            constraint: meta.sampling.constraint.as_ref().map(constraint_to_wire),
         }),
         device_info: Some(device_to_wire(meta.device)),
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
-use tiermesh_core::{Content, Message, ModelId, Role, Task};
+use tiermesh_core::{Content, Message, Role, Task};
 pub(super) use tiermesh_engine::{
     Embedder, Engine, FileEntry, Finished, ImportProgress, Output, TokenStream,
 };
@@ -176,8 +176,7 @@ pub(super) fn start(model: Model, threads: NonZeroUsize) -> anyhow::Result<Engin
 
 /// What the model in an engine of [`start`] is.
 pub(super) fn info(engine: &Engine) -> &ModelInfo {
-    let model = engine.models().first().expect("started with one model");
-    model.info()
+    engine.models().next().expect("started with one model")
 }
 
 /// One answer to compute.
@@ -225,9 +224,9 @@ pub(super) struct Sampling {
 /// # Errors
 /// Why it is not taken.
 pub(super) fn submit(engine: &Engine, question: Question) -> anyhow::Result<TokenStream> {
-    let model = engine.models().first().expect("started with one model");
     let asked = question.sampling;
-    let own = model.defaults().repetition_penalty;
+    let defaults = engine.defaults(&info(engine).id);
+    let own = defaults.and_then(|defaults| defaults.repetition_penalty);
     let sampling = SamplingParams::new(SamplingOptions {
         temperature: asked.temperature,
         top_k: asked.top_k,
@@ -248,15 +247,12 @@ pub(super) fn submit(engine: &Engine, question: Question) -> anyhow::Result<Toke
     } else {
         Content::Prompt(question.prompt)
     };
-    let model: ModelId = info(engine).id.clone();
+    let asked = info(engine);
+    let task = asked.tasks.first().copied().unwrap_or(Task::Generate);
     Ok(engine.submit(Job {
-        model,
-        content,
-        emitted: Vec::new(),
         sampling,
         seed: question.seed,
-        max_tokens: question.max_tokens,
         stop: question.stop,
-        deadline: None,
+        ..Job::new(asked.id.clone(), task, content, question.max_tokens)
     })?)
 }

@@ -189,6 +189,8 @@ async fn read(
                 }
                 return Err(error.into());
             }
+            // Only encoders have results, and they are asked with `embed`.
+            Some(Ok(Output::Result(_))) => {}
             None => bail!("the answer ended without saying why"),
         }
     }

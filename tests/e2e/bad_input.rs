@@ -127,7 +127,7 @@ async fn text_that_is_no_utf8_is_the_clients_mistake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn full_queue_says_when_to_try_again() {
     let mesh = mesh(|spec| {
-        spec.workers = 1;
+        spec.streams = 1;
         spec.queue = 1;
     })
     .await;

@@ -82,12 +82,12 @@ async fn configuration_errors_name_key_value_and_what_is_allowed() {
     let good = edge_config("127.0.0.1:0", &tiny());
     for (change, names) in [
         (
-            format!("{good}workers = 900\n"),
-            ["engine.workers", "900", "256"],
+            format!("{good}streams = 9000\n"),
+            ["engine.streams", "9000", "1024"],
         ),
         (
-            format!("{good}wrokers = 2\n"),
-            ["wrokers", "workers", "edge.toml"],
+            format!("{good}stremas = 2\n"),
+            ["stremas", "streams", "edge.toml"],
         ),
         (
             edge_config("0.0.0.0:8081", &tiny()),

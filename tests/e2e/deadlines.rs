@@ -19,7 +19,7 @@ async fn occupy(client: &mut Client) -> Vec<Streaming<v1::InferEvent>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_timeout_ends_the_stream_on_every_hop() {
-    let mesh = mesh(|spec| spec.workers = 1).await;
+    let mesh = mesh(|spec| spec.streams = 1).await;
     for door in [&mesh.gateway, &mesh.edges[0]] {
         let mut client = at(door).await;
         let ahead = occupy(&mut client).await;
@@ -34,7 +34,7 @@ async fn grpc_timeout_ends_the_stream_on_every_hop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn total_deadline_ends_the_stream_on_every_hop() {
-    let mesh = mesh(|spec| spec.workers = 1).await;
+    let mesh = mesh(|spec| spec.streams = 1).await;
     for door in [&mesh.gateway, &mesh.edges[0]] {
         let mut client = at(door).await;
         let ahead = occupy(&mut client).await;
@@ -65,7 +65,7 @@ async fn until_idle(mesh: &Mesh) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_call_frees_the_node_and_its_credits() {
-    let mesh = mesh(|spec| spec.workers = 1).await;
+    let mesh = mesh(|spec| spec.streams = 1).await;
     let free = mesh.nodes().await.unwrap()[0].credits_free;
     let client = at(&mesh.gateway).await;
     let mut open = Vec::new();

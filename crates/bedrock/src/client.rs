@@ -208,6 +208,7 @@ impl BedrockCloud {
             queued: 0,
             load: self.load(),
             battery_percent: None,
+            engine: Default::default(),
             models: self.shared.models.iter().map(|m| m.meter.state()).collect(),
         }
     }

@@ -52,6 +52,61 @@ pub struct ModelState {
     pub first_token_ms: f32,
     /// The same, at its 99th percentile.
     pub first_token_p99_ms: f32,
+    /// Where the model is.
+    pub residency: Residency,
+    /// Milliseconds that loading it took the last time; 0 where it never was
+    /// loaded on demand.
+    pub load_ms: u32,
+    /// Tokens of prompt and answer that fit the free memory for keys and
+    /// values; 0 where that is not known, as of a model behind an API.
+    pub kv_tokens_free: u32,
+    /// How far its predictions of first tokens were off on average: 0.25 is a
+    /// quarter too much or too little; 0 before there were any.
+    pub calibration_error: f32,
+}
+
+/// Where a model is on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Residency {
+    /// In memory.
+    #[default]
+    Hot,
+    /// On its way there.
+    Loading,
+    /// On the node's disk: the first request waits for it to load.
+    Warm,
+}
+
+impl Residency {
+    /// The spelling on the wire and in tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Loading => "loading",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// Classes of priority that queues are told apart by.
+pub const PRIORITY_CLASSES: usize = 4;
+
+/// What a node's engine has left beside its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct EngineCapacity {
+    /// Streams waiting by class, the least urgent first.
+    pub queued_by_class: [u32; PRIORITY_CLASSES],
+    /// KiB of memory for keys and values in use, kept prefixes included.
+    pub kv_used_kib: u32,
+    /// KiB of memory for keys and values in all.
+    pub kv_budget_kib: u32,
+    /// KiB of weights in memory.
+    pub weights_kib: u32,
+    /// Share of prompt tokens that were found computed already, 0 to 1.
+    pub prefix_hit_share: f32,
+    /// The hottest sensor, in degrees Celsius, where the system tells.
+    pub temperature_c: Option<f32>,
 }
 
 /// How a node is doing. Latest wins; the lease runs from receipt.
@@ -71,6 +126,8 @@ pub struct CapacityReport {
     pub load: f32,
     /// Charge in percent, on battery-powered nodes.
     pub battery_percent: Option<u8>,
+    /// What its engine has left; all zeros for a node without one.
+    pub engine: EngineCapacity,
     /// By position in the node's list of offers.
     pub models: Vec<ModelState>,
 }

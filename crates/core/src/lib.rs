@@ -18,7 +18,8 @@ pub mod time;
 pub mod traits;
 
 pub use capacity::{
-    BreakerState, CandidateState, CapacityReport, ModelOffer, ModelState, Snapshot,
+    BreakerState, CandidateState, CapacityReport, EngineCapacity, ModelOffer, ModelState,
+    PRIORITY_CLASSES, Residency, Snapshot,
 };
 pub use error::{ErrorClass, InferError, Refusal};
 pub use event::{
@@ -30,8 +31,8 @@ pub use money::Usd;
 pub use privacy::{Destination, Permit, PermitError, PermitScope, Privacy, Sealed};
 pub use reason::Reason;
 pub use request::{
-    Content, Continuity, DeviceInfo, FieldError, Message, ModelSelector, NetworkKind, RawRequest,
-    Request, RequestMeta, Role, Sampling, Task, Thermal,
+    Content, Continuity, DeviceInfo, FieldError, Message, ModelSelector, NetworkKind,
+    OutputConstraint, RawRequest, Request, RequestMeta, Role, Sampling, Task, Thermal,
 };
 pub use tier::Tier;
 pub use time::{Clock, Deadline, MonotonicClock, Time};

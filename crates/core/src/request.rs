@@ -25,6 +25,10 @@ pub const DEFAULT_OUTPUT_TOKENS: u32 = 256;
 pub const MAX_STOPS: usize = 8;
 /// The longest stop string in bytes.
 pub const MAX_STOP_BYTES: usize = 128;
+/// The most bytes of what an answer must fit.
+pub const MAX_CONSTRAINT_BYTES: usize = 64 * 1024;
+/// The most texts an answer may be chosen from.
+pub const MAX_CHOICES: usize = 256;
 /// The most tokens one request biases.
 pub const MAX_LOGIT_BIASES: usize = 1024;
 /// The most alternatives told beside a token.
@@ -196,6 +200,52 @@ impl Continuity {
     }
 }
 
+/// What an answer must fit. Its `Debug` shows kind and size, never text.
+#[derive(Clone, PartialEq, Eq)]
+pub enum OutputConstraint {
+    /// A JSON schema, as JSON.
+    JsonSchema(String),
+    /// A regular expression that the whole answer matches.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// A grammar in the Lark notation that llguidance reads.
+    Grammar(String),
+}
+
+impl OutputConstraint {
+    /// What it is, for people.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::JsonSchema(_) => "JSON schema",
+            Self::Regex(_) => "regular expression",
+            Self::Choice(_) => "choice",
+            Self::Grammar(_) => "grammar",
+        }
+    }
+
+    /// Bytes of text in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::JsonSchema(text) | Self::Regex(text) | Self::Grammar(text) => text.len(),
+            Self::Choice(texts) => texts.iter().map(String::len).sum(),
+        }
+    }
+}
+
+impl std::fmt::Debug for OutputConstraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "OutputConstraint({}, {} bytes)",
+            self.kind(),
+            self.bytes()
+        )
+    }
+}
+
 /// How tokens are drawn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
@@ -224,6 +274,8 @@ pub struct Sampling {
     pub max_tokens: u32,
     /// The answer ends before any of these.
     pub stop: Vec<String>,
+    /// What the answer must fit.
+    pub constraint: Option<OutputConstraint>,
 }
 
 impl Default for Sampling {
@@ -240,6 +292,7 @@ impl Default for Sampling {
             logprobs: None,
             max_tokens: DEFAULT_OUTPUT_TOKENS,
             stop: Vec::new(),
+            constraint: None,
         }
     }
 }

@@ -212,6 +212,21 @@ impl Embedder {
         Ok(logits.chunks_exact(self.labels.len()).map(label).collect())
     }
 
+    /// Tokens of a text, those around it included.
+    pub(crate) fn count(&self, text: &str) -> Result<usize, EmbedError> {
+        Ok(self
+            .encode(&[text])?
+            .iter()
+            .map(|text| text.ids.len())
+            .sum())
+    }
+
+    /// Computes once, whatever it was made to.
+    pub(crate) fn probe(&self, text: &str) -> Result<(), EmbedError> {
+        let tokens = self.encode(&[text])?;
+        self.numbers(&self.encoder.hidden(&ids(&tokens)))
+    }
+
     fn encode(&self, texts: &[&str]) -> Result<Vec<Tokens>, EmbedError> {
         let most = self.info.context_tokens as usize;
         let encode = |(index, text): (usize, &&str)| {

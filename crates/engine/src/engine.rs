@@ -1,200 +1,215 @@
-//! The engine: models in memory, threads of their own, a bounded queue.
+//! The engine: models in memory or on disk, a thread that computes, and the
+//! requests it computes together.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tiermesh_core::{Content, ModelId, ModelState};
+use tiermesh_core::{ModelId, ModelState};
 
-use crate::chat::PromptError;
-use crate::generation::Plan;
-use crate::loaded::Model;
-use crate::queue::{Entry, Queue};
-use crate::sampler::SamplingParams;
+use crate::loaded::{Model, ModelInfo};
+use crate::model::{KvLayout, PAGE, PagePool};
+use crate::serve::entry::{Entry, Watch, Work};
+use crate::serve::models::{Loaded, Models, Slot};
+use crate::serve::order::{CLASSES, Standing, class};
+use crate::serve::queue::Queue;
+use crate::serve::scheduler::Scheduler;
+use crate::serve::watchdog::{Pulse, watch};
+use crate::serve::{warm_up, work};
 use crate::stream::{Mailbox, TokenStream};
-use crate::worker;
 
-/// How an engine runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineOptions {
-    /// Streams computed at the same time, each on a thread of its own.
-    pub workers: NonZeroUsize,
-    /// Threads that share the work of one stream's step. More than one pays
-    /// from some hundred million parameters on.
-    pub threads: NonZeroUsize,
-    /// Streams that may wait for a worker. One more is refused.
-    pub queue_capacity: usize,
-}
+mod error;
+mod job;
+mod options;
 
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self {
-            workers: NonZeroUsize::MIN,
-            threads: NonZeroUsize::MIN,
-            queue_capacity: 32,
-        }
-    }
-}
+pub use crate::serve::models::ModelSource;
+pub use crate::serve::prefix::PrefixStats;
+pub use error::{StartError, SubmitError};
+pub use job::Job;
+pub use options::{EngineOptions, PrefixSharing};
 
-/// One answer to compute.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// Which model.
-    pub model: ModelId,
-    /// What it reads.
-    pub content: Content,
-    /// Tokens of the answer the client has already: the answer goes on after
-    /// them as if it had never stopped.
-    pub emitted: Vec<u32>,
-    /// How tokens are chosen.
-    pub sampling: SamplingParams,
-    /// With the position, decides every draw.
-    pub seed: u64,
-    /// The answer's length at most, emitted tokens included.
-    pub max_tokens: u32,
-    /// The answer ends before any of these.
-    pub stop: Vec<String>,
-    /// When it must be over.
-    pub deadline: Option<Instant>,
-}
-
-/// Why a job is not taken. Nothing was computed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SubmitError {
-    /// The queue is full.
-    #[error("the queue of {capacity} is full; it empties in about {} ms", retry_after.as_millis())]
-    Full {
-        /// Streams that may wait.
-        capacity: usize,
-        /// The work ahead at measured speed, over all workers.
-        retry_after: Duration,
-    },
-    /// The engine is stopping.
-    #[error("the engine is stopping")]
-    Stopping,
-    /// No model of that name is in memory.
-    #[error("model {0} is not in memory")]
-    UnknownModel(ModelId),
-    /// The content has no tokens.
-    #[error(transparent)]
-    Prompt(#[from] PromptError),
-    /// There is nothing to read.
-    #[error("the prompt is empty")]
-    EmptyPrompt,
-    /// Prompt and emitted tokens leave no room for an answer.
-    #[error("the prompt has {tokens} tokens, the model's context {context}")]
-    PromptTooLong {
-        /// Tokens of the prompt and of the answer so far.
-        tokens: usize,
-        /// What prompt and answer together may have.
-        context: u32,
-    },
-    /// A biased token is not one of the model's.
-    #[error("token {id} of the logit bias is not in the model's vocabulary of {vocab}")]
-    UnknownBias {
-        /// The token.
-        id: u32,
-        /// The vocabulary's size.
-        vocab: u32,
-    },
-    /// A token of the continued answer is not one of the model's.
-    #[error("token {id} of the answer so far is not in the model's vocabulary of {vocab}")]
-    UnknownToken {
-        /// The token.
-        id: u32,
-        /// The vocabulary's size.
-        vocab: u32,
-    },
-}
-
-/// Why an engine does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// It was given nothing to serve.
-    #[error("the engine has no model")]
-    NoModel,
-    /// Two models have one name.
-    #[error("two models are named {0}")]
-    TwoOfOneName(ModelId),
-    /// A model failed on a first try-out.
-    #[error("model {model} cannot compute")]
-    WarmUp {
-        /// The model.
-        model: ModelId,
-        /// The reason.
-        #[source]
-        source: crate::stream::StreamError,
-    },
-    /// The system gives no thread.
-    #[error("an inference thread cannot be started")]
-    Thread(#[source] std::io::Error),
-}
-
-/// How busy an engine is.
+/// How busy an engine is, and what it has left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineLoad {
     /// Streams being computed.
     pub active: usize,
     /// Streams waiting.
     pub queued: usize,
+    /// Those by class, the least urgent first.
+    pub queued_by_class: [usize; CLASSES],
     /// Streams that may wait.
     pub capacity: usize,
-    /// Streams that can be computed at once.
-    pub workers: usize,
-    /// Each model's measured speed, in the order of [`Engine::models`].
+    /// Streams that can be computed together.
+    pub streams: usize,
+    /// Each model's speed at the present load and where it is, in the order of [`Engine::models`].
     pub models: Vec<ModelState>,
+    /// Bytes of keys and values in use, kept prefixes included.
+    pub kv_used_bytes: usize,
+    /// Bytes of keys and values there may be.
+    pub kv_budget_bytes: usize,
+    /// Bytes of weights in memory.
+    pub model_bytes: u64,
+    /// How often prefixes were found.
+    pub prefix: PrefixStats,
+    /// How long a step has taken that does not end.
+    pub stuck: Option<Duration>,
 }
 
-/// Models, their threads and their queue. Dropping it breaks off what runs;
-/// [`Engine::drain`] lets it end first.
+/// Models, the thread that computes, and its queue. Dropping it breaks off
+/// what runs; [`Engine::drain`] lets it end first.
 pub struct Engine {
-    models: Vec<Arc<Model>>,
+    models: Arc<Models>,
     queue: Arc<Queue>,
+    pages: Arc<PagePool>,
+    pulse: Arc<Pulse>,
     threads: Vec<JoinHandle<()>>,
-    workers: usize,
+    options: EngineOptions,
 }
 
 impl Engine {
-    /// Tries each model out, which measures its speed, and starts the threads.
+    /// An engine of models in memory, which stay there. Tries each out, which
+    /// measures its speed, and starts the threads.
     ///
     /// # Errors
     ///
     /// When there is no model, one cannot compute, or threads are refused.
     pub fn start(models: Vec<Model>, options: EngineOptions) -> Result<Self, StartError> {
+        let models = models
+            .into_iter()
+            .map(|model| Loaded::Decoder(Arc::new(model)));
+        let models = models.map(|model| (Slot::loaded(&model), Some(model)));
+        Self::launch(models.collect(), options)
+    }
+
+    /// An engine of models on disk: so many of the first ones are loaded as
+    /// the budget allows, the others when somebody asks for them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no model, one cannot be read or cannot compute, or
+    /// threads are refused.
+    pub fn open(sources: Vec<ModelSource>, options: EngineOptions) -> Result<Self, StartError> {
+        let mut left = options.model_bytes;
+        let mut models = Vec::with_capacity(sources.len());
+        for source in sources {
+            let failed = |error| StartError::Load {
+                path: source.path.clone(),
+                source: Box::new(error),
+            };
+            let described = Model::describe(&source.path, source.options).map_err(failed)?;
+            let known = described.map(|described| Slot::described(described, source.clone()));
+            let (slot, loaded) = match known {
+                Some(slot) if slot.bytes > left && !models.is_empty() => (slot, None),
+                known => {
+                    let loaded = Loaded::open(&source).map_err(failed)?;
+                    // What has no manifest is known only once it is loaded.
+                    (known.unwrap_or_else(|| Slot::loaded(&loaded)), Some(loaded))
+                }
+            };
+            if loaded.is_some() {
+                left = left.saturating_sub(slot.bytes);
+            }
+            models.push((slot, loaded));
+        }
+        Self::launch(models, options)
+    }
+
+    fn launch(
+        models: Vec<(Slot, Option<Loaded>)>,
+        options: EngineOptions,
+    ) -> Result<Self, StartError> {
         if models.is_empty() {
             return Err(StartError::NoModel);
         }
-        for (index, model) in models.iter().enumerate() {
-            let id = &model.info.id;
-            if models[..index].iter().any(|other| other.info.id == *id) {
+        for (index, (slot, _)) in models.iter().enumerate() {
+            let id = &slot.info.id;
+            if models[..index]
+                .iter()
+                .any(|(other, _)| other.info.id == *id)
+            {
                 return Err(StartError::TwoOfOneName(id.clone()));
             }
         }
-        let models: Vec<Arc<Model>> = models.into_iter().map(Arc::new).collect();
-        let speeds = worker::warm_up(&models, options.threads)?;
-        let workers = options.workers.get();
-        let mut engine = Self {
-            models,
-            queue: Arc::new(Queue::new(options.queue_capacity, workers, speeds)),
-            threads: Vec::with_capacity(workers),
-            workers,
-        };
-        for index in 0..workers {
-            let queue = Arc::clone(&engine.queue);
-            let thread = std::thread::Builder::new()
-                .name(format!("infer-{index}"))
-                .spawn(move || worker::run(&queue, options.threads))
-                .map_err(StartError::Thread)?;
-            engine.threads.push(thread);
+        let mut speeds = Vec::with_capacity(models.len());
+        for (_, loaded) in &models {
+            speeds.push(match loaded {
+                Some(loaded) => warm_up::all(std::slice::from_ref(loaded), options.threads)?.pop(),
+                None => None,
+            });
         }
+        let weights = options.user_weights.clone();
+        let queue = Queue::new(
+            options.queue_capacity,
+            options.streams.get(),
+            weights,
+            speeds,
+        );
+        let mut engine = Self {
+            models: Arc::new(Models::new(models, options.model_bytes)),
+            queue: Arc::new(queue),
+            pages: PagePool::new(options.kv_bytes),
+            pulse: Arc::default(),
+            threads: Vec::new(),
+            options,
+        };
+        engine.spawn_threads()?;
         Ok(engine)
     }
 
-    /// The models in memory.
+    fn spawn_threads(&mut self) -> Result<(), StartError> {
+        let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            let thread = thread.spawn(work).map_err(StartError::Thread)?;
+            self.threads.push(thread);
+            Ok::<_, StartError>(())
+        };
+        let (queue, models) = (Arc::clone(&self.queue), Arc::clone(&self.models));
+        let (pages, pulse) = (Arc::clone(&self.pages), Arc::clone(&self.pulse));
+        let options = self.options.clone();
+        spawn(
+            "infer",
+            Box::new(
+                move || match Scheduler::new(queue, models, pages, options, pulse) {
+                    Ok(scheduler) => scheduler.run(),
+                    Err(error) => {
+                        tracing::error!(%error, "the inference threads cannot be started")
+                    }
+                },
+            ),
+        )?;
+        let (queue, models) = (Arc::clone(&self.queue), Arc::clone(&self.models));
+        let threads = self.options.threads;
+        spawn(
+            "infer-load",
+            Box::new(move || models.serve(&queue, threads)),
+        )?;
+        let pulse = Arc::downgrade(&self.pulse);
+        // It ends by itself once the engine is gone, and nobody waits for it.
+        let watchdog = std::thread::Builder::new().name("infer-watch".to_owned());
+        watchdog
+            .spawn(move || watch(&pulse))
+            .map_err(StartError::Thread)?;
+        Ok(())
+    }
+
+    /// The models it serves, in memory or on disk.
+    pub fn models(&self) -> impl ExactSizeIterator<Item = &ModelInfo> {
+        self.models.slots().iter().map(|slot| &slot.info)
+    }
+
+    /// What a model's author sets for its answers.
     #[must_use]
-    pub fn models(&self) -> &[Arc<Model>] {
-        &self.models
+    pub fn defaults(&self, id: &ModelId) -> Option<&crate::defaults::GenerationDefaults> {
+        let index = self.models.find(id)?;
+        Some(&self.models.slots()[index].defaults)
+    }
+
+    /// Brings a model into memory ahead of its first request, if it fits
+    /// beside those that are there. Tells whether it does.
+    pub fn preload(&self, id: &ModelId) -> bool {
+        self.models
+            .find(id)
+            .is_some_and(|index| self.models.hint(index))
     }
 
     /// Takes a job, or says at once why not. The queue is looked at before the
@@ -205,31 +220,52 @@ impl Engine {
     /// See [`SubmitError`].
     pub fn submit(&self, job: Job) -> Result<TokenStream, SubmitError> {
         let submitted = Instant::now();
-        let index = self
-            .models
-            .iter()
-            .position(|model| model.info.id == job.model);
+        let index = self.models.find(&job.model);
         let index = index.ok_or_else(|| SubmitError::UnknownModel(job.model.clone()))?;
+        let info = &self.models.slots()[index].info;
+        if !info.tasks.contains(&job.task) {
+            return Err(SubmitError::Task {
+                model: info.id.clone(),
+                task: job.task,
+            });
+        }
         let place = self.queue.reserve()?;
-        let model = &self.models[index];
-        let prompt = model.prompt(&job.content)?;
-        check(model, &prompt, &job)?;
+        if !self.models.want(index) {
+            return Err(SubmitError::NotLoaded(info.id.clone()));
+        }
         let mailbox = Mailbox::starting_at(job.emitted.len() as u64);
-        let plan = Plan {
-            prompt,
-            emitted: job.emitted,
-            sampling: job.sampling,
-            seed: job.seed,
-            max_tokens: job.max_tokens.min(model.info.context_tokens),
-            stop: job.stop,
+        let due = match (job.first_token, job.deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
         };
+        let standing = Standing {
+            user: job.user.clone(),
+            class: class(job.priority),
+            risen: 0,
+            deadline: due,
+            ticket: 0,
+        };
+        let deadline = job.deadline;
+        let (work, prompt) = match self.models.hot(index) {
+            Some(loaded) => {
+                let (work, prompt) = work(job, &loaded)?;
+                self.fits(&loaded, &work)?;
+                (work, prompt)
+            }
+            None => (Work::Raw(Box::new(job)), 0),
+        };
+        let predicted = self.queue.first_token_in(index, prompt, standing.class);
+        in_time(predicted, deadline, submitted)?;
         let entry = Entry {
-            model: Arc::clone(model),
-            model_index: index,
-            plan,
+            model: index,
+            work,
+            standing,
             submitted,
-            deadline: job.deadline,
+            since: submitted,
+            deadline,
             mailbox: Arc::clone(&mailbox),
+            watch: Watch::new(submitted, prompt),
+            predicted,
         };
         let ticket = place.enqueue(entry);
         let queue = Arc::downgrade(&self.queue);
@@ -244,17 +280,59 @@ impl Engine {
         })
     }
 
+    /// Whether the engine could ever hold a request by itself.
+    fn fits(&self, model: &Loaded, work: &Work) -> Result<(), SubmitError> {
+        let (Loaded::Decoder(model), Work::Plan(plan)) = (model, work) else {
+            return Ok(());
+        };
+        let context = model.info().context_tokens as usize;
+        let tokens = (plan.prompt.len() + plan.max_tokens as usize).min(context);
+        let needed = KvLayout::pages(tokens) * model.decoder.kv_layout().page_bytes();
+        let budget = self.pages.budget();
+        match needed <= budget {
+            true => Ok(()),
+            false => Err(SubmitError::TooLarge { needed, budget }),
+        }
+    }
+
     /// How busy it is, now.
     #[must_use]
     pub fn load(&self) -> EngineLoad {
         let load = self.queue.load();
+        let models = load.models.into_iter().enumerate().map(|(index, speed)| {
+            let (residency, load_time) = self.models.residency(index);
+            let (state, calibration_error) = speed.unwrap_or_default();
+            let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+            ModelState {
+                residency,
+                load_ms: load_time.map_or(0, millis),
+                kv_tokens_free: self.kv_tokens_free(index),
+                calibration_error: calibration_error.unwrap_or(0.0),
+                ..state
+            }
+        });
         EngineLoad {
             active: load.active,
             queued: load.queued,
-            capacity: load.capacity,
-            workers: self.workers,
-            models: load.models,
+            queued_by_class: load.queued_by_class,
+            capacity: self.options.queue_capacity,
+            streams: self.options.streams.get(),
+            models: models.collect(),
+            kv_used_bytes: self.pages.used(),
+            kv_budget_bytes: self.pages.budget(),
+            model_bytes: self.models.resident_bytes(),
+            prefix: self.pulse.prefix(),
+            stuck: self.pulse.stuck(),
         }
+    }
+
+    /// Tokens that the free memory for keys and values has room for.
+    fn kv_tokens_free(&self, index: usize) -> u32 {
+        let Some(Loaded::Decoder(model)) = self.models.hot(index) else {
+            return 0;
+        };
+        let pages = self.pages.free() / model.decoder.kv_layout().page_bytes().max(1);
+        u32::try_from(pages.saturating_mul(PAGE)).unwrap_or(u32::MAX)
     }
 
     /// Takes no more jobs, and waits until those it has are done, for at most
@@ -270,8 +348,9 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.queue.close();
         self.queue.abort();
+        self.models.stop();
         for thread in self.threads.drain(..) {
-            // A worker catches panics of its steps; one of its own would have
+            // The thread catches panics of its steps; one of its own would have
             // been reported by the panic hook already.
             let _ = thread.join();
         }
@@ -281,12 +360,29 @@ impl Drop for Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("models", &self.models)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
-fn check(model: &Model, prompt: &[u32], job: &Job) -> Result<(), SubmitError> {
+/// Predictions are off by a share; a request is refused only where even half
+/// of the time foreseen is too long.
+fn in_time(
+    predicted: Option<Duration>,
+    deadline: Option<Instant>,
+    now: Instant,
+) -> Result<(), SubmitError> {
+    let (Some(predicted), Some(deadline)) = (predicted, deadline) else {
+        return Ok(());
+    };
+    let left = deadline.saturating_duration_since(now);
+    match predicted / 2 <= left {
+        true => Ok(()),
+        false => Err(SubmitError::TooLate { predicted, left }),
+    }
+}
+
+pub(crate) fn check(model: &Model, prompt: &[u32], job: &Job) -> Result<(), SubmitError> {
     if prompt.is_empty() {
         return Err(SubmitError::EmptyPrompt);
     }

@@ -6,7 +6,7 @@
 //! something the mesh can route to.
 //!
 //! ```text
-//! Job ──submit──▶ queue ──▶ worker thread: Generation::step ──▶ TokenStream
+//! Job ──submit──▶ queue ──▶ one thread: a step for all streams ──▶ TokenStream
 //!                   │              │
 //!                 Full{retry_after}└─ Decoder (Burn) ─▶ kernel (tiles)
 //! ```
@@ -19,22 +19,20 @@ mod artifact;
 mod chat;
 mod checkpoint;
 mod config;
+mod constraint;
 mod defaults;
 mod embedder;
 mod engine;
-mod generation;
 mod kernel;
 mod loaded;
 mod local;
 mod model;
 mod pooling;
-mod queue;
 mod sampler;
+mod serve;
 mod session;
-mod speed;
 mod stream;
 mod tokenizer;
-mod worker;
 
 pub use artifact::{
     ArtifactError, FileEntry, ImportError, ImportOptions, ImportProgress, Manifest, Quantization,
@@ -46,11 +44,15 @@ pub use chat::{
 };
 pub use checkpoint::{Checkpoint, CheckpointError, ReadAt, SafetensorsFile, TensorSource};
 pub use config::ConfigError;
+pub use constraint::ConstraintError;
 pub use defaults::{
     GENERATION_CONFIG, GenerationConfigError, GenerationDefaults, SamplingDefaults,
 };
 pub use embedder::{EmbedError, Embedder, Label, LabelledToken};
-pub use engine::{Engine, EngineLoad, EngineOptions, Job, StartError, SubmitError};
+pub use engine::{
+    Engine, EngineLoad, EngineOptions, Job, ModelSource, PrefixSharing, PrefixStats, StartError,
+    SubmitError,
+};
 pub use kernel::{KernelChoice, KernelPath, KernelUnavailable, PackError, UnknownKernel};
 pub use loaded::{LoadOptions, Model, ModelInfo};
 pub use local::{LocalInfer, Prices};

@@ -1,14 +1,18 @@
 //! A model in memory, ready to generate.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
-use tiermesh_core::{Content, Message, ModelDigest, ModelId, NumericsId, Role, Task};
+use tiermesh_core::{
+    Content, Message, ModelDigest, ModelId, NumericsId, OutputConstraint, Role, Task,
+};
 use time::OffsetDateTime;
 
 use crate::artifact::manifest::Prompt;
-use crate::artifact::{Artifact, ArtifactError, Manifest, Quantization};
+use crate::artifact::{Artifact, ArtifactError, Manifest, Outline, Quantization};
 use crate::chat::{CHAT_TEMPLATE, ChatTemplate, PromptError, TOKENIZER_CONFIG, TokenizerConfig};
 use crate::config::ModelConfig;
+use crate::constraint::{Compiler, Constraint, ConstraintError};
 use crate::defaults::{GENERATION_CONFIG, GenerationDefaults};
 use crate::kernel::KernelPath;
 use crate::model::{Decoder, Precision};
@@ -75,6 +79,12 @@ impl ModelInfo {
     }
 }
 
+/// What is known of a model whose weights were not read.
+pub(crate) struct Described {
+    pub(crate) info: ModelInfo,
+    pub(crate) defaults: GenerationDefaults,
+}
+
 /// A model in memory.
 ///
 /// Its numerics id is `version-revision/backend-arch-os/kernel/kv/digest`. A
@@ -95,6 +105,8 @@ pub struct Model {
     affixes: Option<Affixes>,
     chat: Option<ChatTemplate>,
     defaults: GenerationDefaults,
+    /// Made with the first constraint.
+    compiler: OnceLock<Result<Compiler, ConstraintError>>,
 }
 
 struct Affixes {
@@ -160,7 +172,41 @@ impl Model {
             affixes,
             chat,
             defaults,
+            compiler: OnceLock::new(),
         })
+    }
+
+    /// What one of our artifacts says of itself, its weights unread. None for
+    /// another program's checkpoint: what that is shows once it is loaded.
+    pub(crate) fn describe(
+        directory: &Path,
+        options: LoadOptions,
+    ) -> Result<Option<Described>, ArtifactError> {
+        let Some(outline) = Outline::read(directory)? else {
+            return Ok(None);
+        };
+        let precision = outline.precision(options.kernel);
+        let defaults = outline
+            .generation
+            .as_deref()
+            .map(GenerationDefaults::from_json);
+        Ok(Some(Described {
+            info: ModelInfo::new(&outline.manifest, &outline.config, precision),
+            defaults: defaults.transpose()?.unwrap_or_default(),
+        }))
+    }
+
+    /// Compiles what an answer must fit, which goes on after `emitted`.
+    pub(crate) fn constrain(
+        &self,
+        wanted: &OutputConstraint,
+        emitted: &[u32],
+    ) -> Result<Constraint, ConstraintError> {
+        let made = || Compiler::new(&self.tokenizer, self.vocab, &self.eos);
+        match self.compiler.get_or_init(made) {
+            Ok(compiler) => compiler.compile(wanted, emitted),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     /// What it is.

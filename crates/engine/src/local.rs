@@ -48,10 +48,7 @@ impl LocalInfer {
         prices: Prices,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let offers = engine
-            .models()
-            .iter()
-            .map(|model| Arc::new(offer(model.info(), prices)));
+        let offers = engine.models().map(|info| Arc::new(offer(info, prices)));
         Self {
             offers: offers.collect(),
             engine,
@@ -92,7 +89,15 @@ impl LocalInfer {
             sampling: self.sampling(&offer.id, &meta.sampling)?,
             seed: meta.seed,
             max_tokens: meta.sampling.max_tokens,
+            user: meta.user_id.clone(),
+            priority: context.priority,
+            task: meta.task,
             stop: meta.sampling.stop.clone(),
+            constraint: meta.sampling.constraint.clone(),
+            first_token: context
+                .deadline
+                .first_token_remaining(now)
+                .map(|left| Instant::now() + left),
             deadline: context
                 .deadline
                 .remaining(now)
@@ -104,9 +109,8 @@ impl LocalInfer {
 
     /// What was asked for, and the model's own where nothing was.
     fn sampling(&self, id: &ModelId, asked: &Sampling) -> Result<SamplingParams, Refusal> {
-        let mut models = self.engine.models().iter();
-        let model = models.find(|model| model.info().id == *id);
-        let own = model.and_then(|model| model.defaults().repetition_penalty);
+        let own = self.engine.defaults(id);
+        let own = own.and_then(|defaults| defaults.repetition_penalty);
         let neutral = SamplingOptions::default();
         SamplingParams::new(SamplingOptions {
             temperature: asked.temperature,
@@ -177,6 +181,7 @@ impl LocalInfer {
         Box::pin(stream.map(move |output| {
             Ok(match output.map_err(failure)? {
                 Output::Tokens { first_seq, items } => Event::Tokens { first_seq, items },
+                Output::Result(result) => Event::Result(result),
                 Output::Finished(end) => Event::Done(Box::new(done(end, &destination, &offer))),
             })
         }))
@@ -262,6 +267,22 @@ fn refusal(error: SubmitError) -> Refusal {
         SubmitError::UnknownToken { .. } => {
             InferError::new(InvalidArgument, "UNKNOWN_TOKEN", message)
         }
+        SubmitError::TooLate { predicted, left } => {
+            InferError::new(Exhausted, "DEADLINE_TOO_SHORT", message)
+                .retry_after(predicted.saturating_sub(left))
+        }
+        SubmitError::TooLarge { .. } => InferError::new(InvalidArgument, "TOO_LARGE", message)
+            .with("field", "sampling.max_tokens"),
+        SubmitError::NotLoaded(_) => InferError::new(Unavailable, "MODEL_NOT_LOADED", message),
+        SubmitError::Task { task, .. } => {
+            InferError::new(NotFound, "TASK_NOT_SUPPORTED", message).with("task", task.as_str())
+        }
+        SubmitError::NotAText => {
+            InferError::new(InvalidArgument, "INVALID_FIELD", message).with("field", "content")
+        }
+        SubmitError::Text(_) => InferError::new(InvalidArgument, "NOT_ENCODABLE", message),
+        SubmitError::Constraint(_) => InferError::new(InvalidArgument, "INVALID_FIELD", message)
+            .with("field", "sampling.constraint"),
     }
 }
 
@@ -272,6 +293,22 @@ fn failure(error: StreamError) -> InferError {
             InferError::new(ErrorClass::Internal, "MODEL_FAILED", error.to_string())
         }
         StreamError::Panicked => broken("the engine failed in the middle of an answer"),
+        StreamError::NotLoaded => InferError::new(
+            ErrorClass::Unavailable,
+            "MODEL_NOT_LOADED",
+            error.to_string(),
+        ),
+        StreamError::PromptTooLong => InferError::new(
+            ErrorClass::InvalidArgument,
+            "PROMPT_TOO_LONG",
+            error.to_string(),
+        ),
+        StreamError::NotUsable => {
+            InferError::new(ErrorClass::InvalidArgument, "NOT_USABLE", error.to_string())
+        }
+        StreamError::Constraint(_) => {
+            InferError::new(ErrorClass::Internal, "CONSTRAINT_BROKEN", error.to_string())
+        }
         StreamError::Stopped => {
             InferError::new(ErrorClass::Unavailable, "STOPPING", error.to_string())
         }

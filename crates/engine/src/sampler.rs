@@ -80,8 +80,13 @@ impl Sampler {
     }
 
     /// Chooses the next token. Of equally likely ones the lower id comes
-    /// first. The logits come back as they were.
-    pub(crate) fn choose(&mut self, logits: &mut [f32]) -> Result<Choice, NotANumber> {
+    /// first. Where only some tokens are `allowed`, a bit each, the others' are
+    /// out of the draw; what is told of probabilities is the model's own.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&[u32]>,
+    ) -> Result<Choice, NotANumber> {
         let broken = NotANumber {
             position: self.position,
         };
@@ -94,6 +99,9 @@ impl Sampler {
             }
         };
         self.penalties.apply(logits);
+        if let Some(allowed) = allowed {
+            mask(logits, allowed);
+        }
         let drawn = draw::draw(
             logits,
             self.params.options(),
@@ -112,6 +120,21 @@ impl Sampler {
     pub(crate) fn accept(&mut self, id: u32) {
         self.position += 1;
         self.penalties.count(id);
+    }
+}
+
+/// Takes all tokens without a bit out.
+fn mask(logits: &mut [f32], allowed: &[u32]) {
+    let words = allowed.iter().copied().chain(std::iter::repeat(0));
+    for (logits, word) in logits.chunks_mut(32).zip(words) {
+        if word == u32::MAX {
+            continue;
+        }
+        for (bit, logit) in logits.iter_mut().enumerate() {
+            if word & (1 << bit) == 0 {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::Stream;
-use tiermesh_core::{FinishReason, Token};
+use tiermesh_core::{FinishReason, TaskResult, Token};
 
 /// What comes out of a [`TokenStream`].
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,8 @@ pub enum Output {
         /// The tokens.
         items: Vec<Token>,
     },
+    /// The whole answer of a task that does not stream.
+    Result(TaskResult),
     /// The end.
     Finished(Finished),
 }
@@ -53,9 +55,21 @@ pub enum StreamError {
     /// The model computed something that is not a number.
     #[error(transparent)]
     NotANumber(#[from] crate::sampler::NotANumber),
+    /// The answer can no longer be made to fit its constraint.
+    #[error(transparent)]
+    Constraint(#[from] crate::constraint::Broken),
     /// A step panicked. The thread goes on with other streams.
     #[error("the engine failed in the middle of an answer")]
     Panicked,
+    /// The model was on disk, and could not be loaded.
+    #[error("the model could not be loaded")]
+    NotLoaded,
+    /// The prompt does not fit the model, as showed once it was loaded.
+    #[error("the prompt does not fit the model's context")]
+    PromptTooLong,
+    /// The model cannot use the request, as showed once it was loaded.
+    #[error("the model cannot use this request")]
+    NotUsable,
     /// The engine stopped before the answer was complete.
     #[error("the engine stopped before the answer was complete")]
     Stopped,
@@ -74,6 +88,7 @@ pub(crate) struct Mailbox {
 struct State {
     first_seq: u64,
     items: Vec<Token>,
+    result: Option<TaskResult>,
     ending: Option<Ending>,
     /// The ending was read: nothing comes any more.
     over: bool,
@@ -96,6 +111,13 @@ impl Mailbox {
     pub(crate) fn push(&self, token: Token) {
         let mut state = self.lock();
         state.items.push(token);
+        wake(state);
+    }
+
+    /// The whole answer, once.
+    pub(crate) fn result(&self, result: TaskResult) {
+        let mut state = self.lock();
+        state.result = Some(result);
         wake(state);
     }
 
@@ -144,6 +166,9 @@ impl Stream for TokenStream {
             let first_seq = state.first_seq;
             state.first_seq += items.len() as u64;
             return Poll::Ready(Some(Ok(Output::Tokens { first_seq, items })));
+        }
+        if let Some(result) = state.result.take() {
+            return Poll::Ready(Some(Ok(Output::Result(result))));
         }
         if let Some(ending) = state.ending.take() {
             state.over = true;

@@ -297,6 +297,11 @@ impl TextTokenizer {
         self.tokenizer.decode(ids, true).unwrap_or_default()
     }
 
+    /// Whether a token has text in an answer; special ones have none.
+    pub(crate) fn is_spoken(&self, id: u32) -> bool {
+        self.spoken(id).is_some()
+    }
+
     /// A token that has text in an answer.
     fn spoken(&self, id: u32) -> Option<String> {
         let token = self.tokenizer.id_to_token(id)?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, InferError, ModelId, ModelOffer, ModelSelector, NodeId, Privacy, Region, Tier,
-    UserId,
+    BreakerState, EngineCapacity, InferError, ModelId, ModelOffer, ModelSelector, ModelState,
+    NodeId, Privacy, Region, Tier, UserId,
 };
 use tiermesh_proto::v1;
 
@@ -65,6 +65,10 @@ pub struct NodeStatus {
     pub load: f32,
     /// Where clients reach its own door.
     pub endpoint: Option<String>,
+    /// How each of [`Self::models`] is doing, in that order.
+    pub states: Vec<ModelState>,
+    /// What its engine has left.
+    pub engine: EngineCapacity,
 }
 
 /// A search for an edge endpoint. It carries no content.
@@ -127,6 +131,18 @@ impl From<CatalogModel> for v1::Model {
     }
 }
 
+fn model_state(state: ModelState) -> v1::NodeModel {
+    v1::NodeModel {
+        residency: state.residency.as_str().to_owned(),
+        load_ms: state.load_ms,
+        prefill_tokens_per_s: f64::from(state.prefill_tok_s),
+        decode_tokens_per_s: f64::from(state.decode_tok_s),
+        first_token_ms: f64::from(state.first_token_ms),
+        calibration_error: state.calibration_error,
+        kv_tokens_free: state.kv_tokens_free,
+    }
+}
+
 impl From<NodeStatus> for v1::Node {
     fn from(node: NodeStatus) -> Self {
         Self {
@@ -150,6 +166,13 @@ impl From<NodeStatus> for v1::Node {
             report_age_ms: millis(node.report_age),
             load: node.load,
             endpoint: node.endpoint.unwrap_or_default(),
+            model_states: node.states.into_iter().map(model_state).collect(),
+            streams_queued_by_class: node.engine.queued_by_class.to_vec(),
+            kv_used_bytes: u64::from(node.engine.kv_used_kib) << 10,
+            kv_budget_bytes: u64::from(node.engine.kv_budget_kib) << 10,
+            weights_bytes: u64::from(node.engine.weights_kib) << 10,
+            prefix_hit_share: node.engine.prefix_hit_share,
+            temperature_c: node.engine.temperature_c,
         }
     }
 }

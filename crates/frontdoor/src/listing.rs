@@ -1,7 +1,7 @@
 //! What a door lists, derived from a dispatcher's snapshot.
 
 use crate::catalog::{CatalogModel, NodeStatus};
-use tiermesh_core::{BreakerState, CandidateState, NodeId, Snapshot};
+use tiermesh_core::{BreakerState, CandidateState, EngineCapacity, NodeId, Snapshot};
 
 /// Every model once, with the tiers it can be had on.
 #[must_use]
@@ -29,7 +29,10 @@ pub fn nodes_of(snapshot: &Snapshot, breaker: impl Fn(&NodeId) -> BreakerState) 
     let mut nodes: Vec<NodeStatus> = Vec::new();
     for candidate in &snapshot.candidates {
         match nodes.iter_mut().find(|node| node.node == candidate.node) {
-            Some(node) => node.models.push(candidate.model.id.clone()),
+            Some(node) => {
+                node.models.push(candidate.model.id.clone());
+                node.states.push(candidate.state);
+            }
             None => nodes.push(node_of(candidate, breaker(&candidate.node))),
         }
     }
@@ -53,5 +56,7 @@ fn node_of(candidate: &CandidateState, breaker: BreakerState) -> NodeStatus {
         report_age: candidate.report_age,
         load: candidate.load,
         endpoint: None,
+        states: vec![candidate.state],
+        engine: EngineCapacity::default(),
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use tiermesh_core::{ErrorClass, Event, InferError};
 
 mod ask;
+mod constraint;
 pub(crate) mod headers;
 pub(crate) mod reply;
 mod sse;

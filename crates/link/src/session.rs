@@ -29,7 +29,7 @@ pub const LEASE_MAX: Duration = Duration::from_secs(300);
 /// whatever it granted while idle, it is now busy.
 pub const LEASE_BUSY: Duration = REFRESH_BUSY.saturating_mul(LEASE_REFRESHES);
 /// The most models a node offers.
-pub const MAX_MODELS: usize = 32;
+pub const MAX_MODELS: usize = 24;
 
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

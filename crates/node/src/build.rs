@@ -2,7 +2,7 @@
 
 use crate::capacity::EngineCapacity;
 use crate::catalog::NodeCatalog;
-use crate::config::{EngineConfig, GatewayConfig, NodeConfig, Role};
+use crate::config::{EngineConfig, GatewayConfig, NodeConfig, Role, SharingConfig};
 use crate::fleet::NodeFleet;
 use crate::guard::Rules;
 use anyhow::Context as _;
@@ -10,10 +10,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tiermesh_core::{Clock, Destination, MonotonicClock, Usd, UserId};
 use tiermesh_daemon::{DRAIN, epoch, policies};
 use tiermesh_engine::{
-    Engine, EngineOptions, KernelChoice, LoadOptions, LocalInfer, Model, Prices, Quantization,
+    Engine, EngineOptions, KernelChoice, LoadOptions, LocalInfer, ModelSource, PrefixSharing,
+    Prices, Quantization,
 };
 use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, door_config, node_config};
@@ -176,22 +178,32 @@ fn start_engine(config: &EngineConfig) -> anyhow::Result<Engine> {
         kernel: kernel.resolve()?,
         assume: Quantization::Q8,
     };
-    let mut models = Vec::new();
-    for path in &config.models {
-        let model = Model::load(path, options)
-            .with_context(|| format!("cannot load the model in {}", path.display()))?;
-        let info = model.info();
-        tracing::info!(model = %info.id, numerics_id = %info.numerics_id, "model loaded");
-        models.push(model);
-    }
-    Ok(Engine::start(
-        models,
+    let sources = config.models.iter().map(|path| ModelSource {
+        path: path.clone(),
+        options,
+    });
+    let engine = Engine::open(
+        sources.collect(),
         EngineOptions {
-            workers: config.workers,
+            streams: config.streams,
             threads: config.threads,
             queue_capacity: config.queue,
+            step: Duration::from_millis(config.step_ms),
+            kv_bytes: config.kv_mib << 20,
+            model_bytes: config.models_mib.map_or(u64::MAX, |mib| mib << 20),
+            prefix_sharing: match config.prefix_sharing {
+                SharingConfig::All => PrefixSharing::All,
+                SharingConfig::User => PrefixSharing::User,
+                SharingConfig::Off => PrefixSharing::Off,
+            },
+            user_weights: config.user_weights.clone(),
         },
-    )?)
+    )?;
+    for (info, state) in engine.models().zip(engine.load().models) {
+        let residency = state.residency.as_str();
+        tracing::info!(model = %info.id, numerics_id = %info.numerics_id, residency, "model ready");
+    }
+    Ok(engine)
 }
 
 fn prices(config: &NodeConfig) -> anyhow::Result<Prices> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::CapacityReport;
+use tiermesh_core::{CapacityReport, EngineCapacity as Left};
 use tiermesh_engine::{Engine, EngineLoad};
 use tiermesh_link::CapacitySource;
 
@@ -14,14 +14,44 @@ pub(crate) struct EngineCapacity {
 
 /// Streams the engine takes at once, waiting ones included.
 pub(crate) fn capacity(load: &EngineLoad) -> u32 {
-    u32::try_from(load.workers + load.capacity).unwrap_or(u32::MAX)
+    count(load.streams + load.capacity)
 }
 
 /// The share of that in use.
 pub(crate) fn busy_share(load: &EngineLoad) -> f32 {
     let used = u16::try_from(load.active + load.queued).unwrap_or(u16::MAX);
-    let all = u16::try_from(load.workers + load.capacity).unwrap_or(u16::MAX);
+    let all = u16::try_from(load.streams + load.capacity).unwrap_or(u16::MAX);
     (f32::from(used) / f32::from(all.max(1))).min(1.0)
+}
+
+/// What it has left beside its streams.
+pub(crate) fn engine(load: &EngineLoad) -> Left {
+    let asked = load.prefix.asked_tokens.max(1);
+    // Shares of counts far below f32's precision.
+    let share = load.prefix.found_tokens as f64 / asked as f64;
+    Left {
+        queued_by_class: load.queued_by_class.map(count),
+        kv_used_kib: count(load.kv_used_bytes >> 10),
+        kv_budget_kib: count(load.kv_budget_bytes >> 10),
+        weights_kib: u32::try_from(load.model_bytes >> 10).unwrap_or(u32::MAX),
+        prefix_hit_share: share as f32,
+        temperature_c: temperature(),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The hottest thermal zone, where the kernel tells in millidegrees.
+fn temperature() -> Option<f32> {
+    let zones = std::fs::read_dir("/sys/class/thermal").ok()?;
+    let read = |zone: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(zone.path().join("temp")).ok()?;
+        text.trim().parse::<f32>().ok()
+    };
+    let hottest = zones.flatten().filter_map(read).reduce(f32::max)?;
+    Some(hottest / 1000.0).filter(|celsius| celsius.is_finite())
 }
 
 impl CapacitySource for EngineCapacity {
@@ -35,10 +65,11 @@ impl CapacitySource for EngineCapacity {
             sequence: 0,
             credits: 0,
             lease: Duration::ZERO,
-            active: u32::try_from(load.active).unwrap_or(u32::MAX),
-            queued: u32::try_from(load.queued).unwrap_or(u32::MAX),
+            active: count(load.active),
+            queued: count(load.queued),
             load: busy_share(&load),
             battery_percent: self.battery_percent,
+            engine: engine(&load),
             models: load.models,
         }
     }

@@ -30,6 +30,7 @@ impl Catalog for NodeCatalog {
             if node.node == self.fleet.own.node {
                 node.active = count(load.active);
                 node.queued = count(load.queued);
+                node.engine = crate::capacity::engine(&load);
                 node.endpoint = self.endpoint.get().cloned();
             }
         }

@@ -1,6 +1,7 @@
 //! The configuration of an edge node or a device agent.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -116,31 +117,75 @@ pub struct GatewayConfig {
 }
 
 /// The local engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
     /// Directories of models, artifacts or Hugging Face style.
     pub models: Vec<PathBuf>,
-    /// Streams computed at the same time.
-    #[serde(default = "one")]
-    pub workers: NonZeroUsize,
-    /// Threads that share one stream's step.
-    #[serde(default = "one")]
+    /// Streams computed together.
+    #[serde(default = "streams")]
+    pub streams: NonZeroUsize,
+    /// Threads that share a step's work; as many as the machine has cores.
+    #[serde(default = "threads")]
     pub threads: NonZeroUsize,
     /// Streams that may wait; one more is refused.
     #[serde(default = "queue")]
     pub queue: usize,
-    /// `auto`, `avx2` or `portable`.
+    /// Milliseconds that reading somebody's prompt may delay another stream's
+    /// next token.
+    #[serde(default = "step_ms")]
+    pub step_ms: u64,
+    /// Mebibytes of memory for keys and values, kept prefixes included.
+    #[serde(default = "kv_mib")]
+    pub kv_mib: usize,
+    /// Mebibytes of weights in memory. Models beyond it stay on disk until
+    /// they are asked for; all are in memory when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models_mib: Option<u64>,
+    /// Whose prompts share what was computed for an equal beginning: `all`,
+    /// `user` (one user's own) or `off`.
+    #[serde(default)]
+    pub prefix_sharing: SharingConfig,
+    /// `auto`, `avx512`, `avx2`, `portable` or `scalar`.
     #[serde(default = "auto")]
     pub kernel: String,
+    /// Users with another share of the engine than 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub user_weights: BTreeMap<UserId, f64>,
 }
 
-const fn one() -> NonZeroUsize {
-    NonZeroUsize::MIN
+/// Whose prompts share computed beginnings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SharingConfig {
+    /// Everybody's: the soonest answers, and a user can tell from the time to
+    /// the first token that somebody asked the like.
+    #[default]
+    All,
+    /// One user's own.
+    User,
+    /// Nobody's.
+    Off,
+}
+
+const fn streams() -> NonZeroUsize {
+    NonZeroUsize::new(32).expect("32 is not 0")
+}
+
+fn threads() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 const fn queue() -> usize {
-    32
+    64
+}
+
+const fn step_ms() -> u64 {
+    100
+}
+
+const fn kv_mib() -> usize {
+    512
 }
 
 fn auto() -> String {
@@ -181,9 +226,23 @@ impl NodeConfig {
             let allowed = "at least one model directory, such as models/brand-extractor";
             return Err(ConfigError::value("engine.models", "empty", allowed));
         }
-        check("engine.workers", self.engine.workers.get(), 1..=256)?;
+        check("engine.streams", self.engine.streams.get(), 1..=1024)?;
         check("engine.threads", self.engine.threads.get(), 1..=256)?;
         check("engine.queue", self.engine.queue, 0..=10_000)?;
+        check("engine.step_ms", self.engine.step_ms, 1..=10_000)?;
+        check("engine.kv_mib", self.engine.kv_mib, 1..=1 << 20)?;
+        check(
+            "engine.models_mib",
+            self.engine.models_mib.unwrap_or(1),
+            1..=1 << 24,
+        )?;
+        for (user, weight) in &self.engine.user_weights {
+            check(
+                &format!("engine.user_weights.{user}"),
+                *weight,
+                0.01..=100.0,
+            )?;
+        }
         let prices = &self.prices;
         check(
             "prices.input_usd_per_million",
@@ -229,10 +288,15 @@ mod tests {
             gateway: None,
             engine: EngineConfig {
                 models: vec!["models/brand-extractor".into()],
-                workers: one(),
-                threads: one(),
+                streams: streams(),
+                threads: threads(),
                 queue: 32,
+                step_ms: step_ms(),
+                kv_mib: kv_mib(),
+                models_mib: None,
+                prefix_sharing: SharingConfig::All,
                 kernel: auto(),
+                user_weights: BTreeMap::new(),
             },
             prices: PriceConfig::default(),
         };

@@ -13,6 +13,8 @@ mod guard;
 mod run;
 
 pub use build::{Node, build};
-pub use config::{EngineConfig, GatewayConfig, ListenConfig, NodeConfig, PriceConfig, Role};
+pub use config::{
+    EngineConfig, GatewayConfig, ListenConfig, NodeConfig, PriceConfig, Role, SharingConfig,
+};
 pub use run::run;
 pub use tiermesh_daemon::DaemonArgs;

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use tiermesh_core::{Content, ModelId};
+use tiermesh_core::{Content, ModelId, Task};
 use tiermesh_engine::{
     Engine, EngineOptions, ImportOptions, Job, KernelChoice, LoadOptions, Model, Output,
-    Quantization, SamplingParams, import,
+    Quantization, import,
 };
 use tokio::runtime::Runtime;
 
@@ -84,16 +84,8 @@ impl Shipped {
     }
 
     fn answer(&self, title: &str) -> Result<String> {
-        let job = Job {
-            model: self.model.clone(),
-            content: Content::Prompt(title.to_owned()),
-            emitted: Vec::new(),
-            sampling: SamplingParams::GREEDY,
-            seed: 0,
-            max_tokens: MAX_ANSWER,
-            stop: Vec::new(),
-            deadline: None,
-        };
+        let content = Content::Prompt(title.to_owned());
+        let job = Job::new(self.model.clone(), Task::Generate, content, MAX_ANSWER);
         let mut stream = self.engine.submit(job)?;
         self.runtime.block_on(async {
             let mut text = String::new();

@@ -62,7 +62,7 @@ pub(crate) struct NodePlace<'a> {
     pub(crate) models: &'a [PathBuf],
     pub(crate) link: &'a str,
     pub(crate) api_port: u16,
-    pub(crate) workers: usize,
+    pub(crate) streams: usize,
     pub(crate) queue: usize,
 }
 
@@ -90,12 +90,12 @@ fn node(name: &str, place: &NodePlace<'_>) -> String {
         .collect();
     format!(
         "\n[listen]\napi = \"127.0.0.1:{}\"\n\n[gateway]\naddress = \"{}\"\n{}\n\
-         [engine]\nmodels = [{}]\nworkers = {}\nqueue = {}\n",
+         [engine]\nmodels = [{}]\nstreams = {}\nthreads = 1\nqueue = {}\n",
         place.api_port,
         place.link,
         identity(name, place.dir),
         models.join(", "),
-        place.workers,
+        place.streams,
         place.queue,
     )
 }

@@ -48,7 +48,7 @@ pub struct MeshSpec {
     /// Use the documented ports instead of free ones.
     pub fixed_ports: bool,
     /// Streams a node computes at once.
-    pub workers: usize,
+    pub streams: usize,
     /// Streams that may wait on a node.
     pub queue: usize,
     /// What the daemons log.
@@ -72,7 +72,7 @@ impl MeshSpec {
             standin: true,
             cloud: Cloud::None,
             fixed_ports: false,
-            workers: 2,
+            streams: 16,
             queue: 64,
             log: "info".to_owned(),
             policies: None,
@@ -341,7 +341,7 @@ impl Starter<'_> {
             models: &self.spec.models,
             link,
             api_port,
-            workers: self.spec.workers,
+            streams: self.spec.streams,
             queue: self.spec.queue,
         }
     }

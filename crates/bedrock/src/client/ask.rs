@@ -109,6 +109,7 @@ fn more(bedrock_id: &str, sampling: &Sampling) -> Result<Option<Document>, Refus
         ("frequency_penalty", sampling.frequency_penalty != 0.0),
         ("logit_bias", !sampling.logit_bias.is_empty()),
         ("logprobs", sampling.logprobs.is_some()),
+        ("constraint", sampling.constraint.is_some()),
     ];
     if let Some((field, _)) = lost.into_iter().find(|(_, lost)| *lost) {
         return Err(unsupported(field));

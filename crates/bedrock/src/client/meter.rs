@@ -85,6 +85,7 @@ impl Meter {
             // Four mean deviations lie near the 99th percentile or above it
             // for the long-tailed times an API shows.
             first_token_p99_ms: means.first_token_ms + 4.0 * means.deviation_ms,
+            ..ModelState::default()
         }
     }
 

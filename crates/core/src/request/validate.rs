@@ -1,9 +1,10 @@
 //! The door's check: raw fields in, a [`Request`] or the offending field out.
 
 use super::{
-    Content, Continuity, DEFAULT_OUTPUT_TOKENS, DeviceInfo, MAX_CONTENT_BYTES, MAX_DEADLINE_MS,
-    MAX_LOGIT_BIASES, MAX_MESSAGES, MAX_OUTPUT_TOKENS, MAX_STOP_BYTES, MAX_STOPS, MAX_TOP_LOGPROBS,
-    ModelSelector, Request, RequestMeta, Sampling, Task,
+    Content, Continuity, DEFAULT_OUTPUT_TOKENS, DeviceInfo, MAX_CHOICES, MAX_CONSTRAINT_BYTES,
+    MAX_CONTENT_BYTES, MAX_DEADLINE_MS, MAX_LOGIT_BIASES, MAX_MESSAGES, MAX_OUTPUT_TOKENS,
+    MAX_STOP_BYTES, MAX_STOPS, MAX_TOP_LOGPROBS, ModelSelector, OutputConstraint, Request,
+    RequestMeta, Sampling, Task,
 };
 use crate::id::{InvalidName, ModelId, PolicyName, Region, RequestId, UserId};
 use crate::money::Usd;
@@ -88,6 +89,8 @@ pub struct RawRequest {
     pub max_tokens: Option<u32>,
     /// Stop strings.
     pub stop: Vec<String>,
+    /// What the answer must fit.
+    pub constraint: Option<OutputConstraint>,
     /// What the client says of its device.
     pub device: DeviceInfo,
 }
@@ -175,6 +178,7 @@ impl RawRequest {
             logprobs,
             max_tokens,
             stop: self.stops()?,
+            constraint: self.constraint()?,
         })
     }
 
@@ -198,6 +202,25 @@ impl RawRequest {
             )),
             None => Ok(biases),
         }
+    }
+
+    fn constraint(&self) -> Result<Option<OutputConstraint>, FieldError> {
+        const FIELD: &str = "sampling.constraint";
+        let Some(constraint) = &self.constraint else {
+            return Ok(None);
+        };
+        let bytes = constraint.bytes();
+        if bytes == 0 || bytes > MAX_CONSTRAINT_BYTES {
+            let value = format!("{bytes} bytes");
+            return Err(FieldError::new(FIELD, value, "1 to 65536 bytes"));
+        }
+        if let OutputConstraint::Choice(texts) = constraint
+            && (texts.len() > MAX_CHOICES || texts.iter().any(String::is_empty))
+        {
+            let value = format!("{} texts", texts.len());
+            return Err(FieldError::new(FIELD, value, "1 to 256 texts, none empty"));
+        }
+        Ok(Some(constraint.clone()))
     }
 
     fn stops(&self) -> Result<Vec<String>, FieldError> {

@@ -100,10 +100,48 @@ impl Artifact {
 
     /// How its matrices are computed with on this code path.
     pub(crate) fn precision(&self, kernel: crate::kernel::KernelPath) -> Precision {
-        match self.manifest.quantization().encoding() {
-            Some(encoding) => Precision::Packed(encoding, kernel),
-            None => Precision::Dense,
+        precision(&self.manifest, kernel)
+    }
+}
+
+/// What an artifact says of itself: everything but tokenizer and weights.
+pub(crate) struct Outline {
+    pub(crate) manifest: Manifest,
+    pub(crate) config: ModelConfig,
+    /// The author's settings, where there are some.
+    pub(crate) generation: Option<Vec<u8>>,
+}
+
+impl Outline {
+    /// Reads one; none where there is no manifest.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, ArtifactError> {
+        if !path.join(MANIFEST).exists() {
+            return Ok(None);
         }
+        let manifest = inspect(path)?;
+        let file = |name| {
+            let bytes = read(path, name)?;
+            manifest.verify(name, &bytes)?;
+            Ok::<_, ArtifactError>(bytes)
+        };
+        let generation = manifest.has_file(GENERATION).then(|| file(GENERATION));
+        Ok(Some(Self {
+            config: ModelConfig::parse(&file(CONFIG)?)?,
+            generation: generation.transpose()?,
+            manifest,
+        }))
+    }
+
+    /// How its matrices are computed with on this code path.
+    pub(crate) fn precision(&self, kernel: crate::kernel::KernelPath) -> Precision {
+        precision(&self.manifest, kernel)
+    }
+}
+
+fn precision(manifest: &Manifest, kernel: crate::kernel::KernelPath) -> Precision {
+    match manifest.quantization().encoding() {
+        Some(encoding) => Precision::Packed(encoding, kernel),
+        None => Precision::Dense,
     }
 }
 

@@ -5,7 +5,8 @@
 //! come out of one pass without a horizontal sum, then the values as
 //! `[16, head_dim]`. Pages are shared by reference count: only the last one of
 //! a cache is ever written to, and it is copied first when somebody else holds
-//! it.
+//! it. A page counts against the [`PagePool`] it came from until its last
+//! holder drops it.
 
 use std::sync::Arc;
 
@@ -13,6 +14,10 @@ use half::f16;
 
 use crate::kernel::page::Cell;
 pub(crate) use crate::kernel::page::PAGE;
+
+mod pool;
+
+pub(crate) use pool::PagePool;
 
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,20 @@ impl KvLayout {
         2 * self.half() * self.layers * self.kv_heads
     }
 
+    /// Bytes of a page.
+    pub(crate) fn page_bytes(self) -> usize {
+        self.page_len()
+            * match self.kind {
+                KvType::F16 => size_of::<u16>(),
+                KvType::F32 => size_of::<f32>(),
+            }
+    }
+
+    /// Pages that so many positions take.
+    pub(crate) fn pages(positions: usize) -> usize {
+        positions.div_ceil(PAGE)
+    }
+
     fn at(self, layer: usize, head: usize) -> usize {
         2 * self.half() * (layer * self.kv_heads + head)
     }
@@ -68,16 +87,16 @@ impl Element for u16 {
     }
 
     fn of(page: &Page) -> &[Self] {
-        match page {
-            Page::F16(values) => values,
-            Page::F32(_) => &[],
+        match &page.cells {
+            Cells::F16(values) => values,
+            Cells::F32(_) => &[],
         }
     }
 
     fn of_mut(page: &mut Page) -> &mut [Self] {
-        match page {
-            Page::F16(values) => values,
-            Page::F32(_) => &mut [],
+        match &mut page.cells {
+            Cells::F16(values) => values,
+            Cells::F32(_) => &mut [],
         }
     }
 }
@@ -88,33 +107,53 @@ impl Element for f32 {
     }
 
     fn of(page: &Page) -> &[Self] {
-        match page {
-            Page::F32(values) => values,
-            Page::F16(_) => &[],
+        match &page.cells {
+            Cells::F32(values) => values,
+            Cells::F16(_) => &[],
         }
     }
 
     fn of_mut(page: &mut Page) -> &mut [Self] {
-        match page {
-            Page::F32(values) => values,
-            Page::F16(_) => &mut [],
+        match &mut page.cells {
+            Cells::F32(values) => values,
+            Cells::F16(_) => &mut [],
         }
     }
 }
 
 /// Sixteen positions of every layer.
+pub(crate) struct Page {
+    cells: Cells,
+    pool: Arc<PagePool>,
+}
+
 #[derive(Clone)]
-pub(crate) enum Page {
+enum Cells {
     F16(Vec<u16>),
     F32(Vec<f32>),
 }
 
 impl Page {
-    fn new(layout: KvLayout) -> Self {
-        match layout.kind {
-            KvType::F16 => Self::F16(vec![0; layout.page_len()]),
-            KvType::F32 => Self::F32(vec![0.0; layout.page_len()]),
+    fn copied(&self) -> Self {
+        self.pool.hold(self.bytes());
+        Self {
+            cells: self.cells.clone(),
+            pool: Arc::clone(&self.pool),
         }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.cells {
+            Cells::F16(values) => size_of_val(&**values),
+            Cells::F32(values) => size_of_val(&**values),
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let bytes = self.bytes();
+        self.pool.release(bytes, &mut self.cells);
     }
 }
 
@@ -123,15 +162,56 @@ pub(crate) struct KvCache {
     layout: KvLayout,
     pages: Vec<Arc<Page>>,
     len: usize,
+    pool: Arc<PagePool>,
 }
 
 impl KvCache {
+    /// An empty cache by itself.
     pub(crate) fn new(layout: KvLayout) -> Self {
+        Self::within(layout, PagePool::unbounded())
+    }
+
+    /// An empty cache whose pages come from `pool`.
+    pub(crate) fn within(layout: KvLayout, pool: Arc<PagePool>) -> Self {
         Self {
             layout,
             pages: Vec::new(),
             len: 0,
+            pool,
         }
+    }
+
+    /// Starts with pages that another stream filled with the same tokens.
+    ///
+    /// # Panics
+    ///
+    /// When the cache is not empty: a bug of the caller.
+    pub(crate) fn adopt(&mut self, pages: Vec<Arc<Page>>) {
+        assert!(self.pages.is_empty(), "only an empty cache adopts pages");
+        self.len = pages.len() * PAGE;
+        self.pages = pages;
+    }
+
+    /// A page, full or not.
+    pub(crate) fn page(&self, index: usize) -> &Arc<Page> {
+        &self.pages[index]
+    }
+
+    /// Holds an equal page instead of its own, which then can go.
+    pub(crate) fn share(&mut self, index: usize, page: Arc<Page>) {
+        self.pages[index] = page;
+    }
+
+    /// Forgets everything it read.
+    pub(crate) fn clear(&mut self) {
+        self.pages.clear();
+        self.len = 0;
+    }
+
+    /// Bytes of the new pages that reading so many tokens takes.
+    pub(crate) fn growth(&self, tokens: usize) -> usize {
+        let pages = KvLayout::pages(self.len + tokens).saturating_sub(self.pages.len());
+        pages * self.layout.page_bytes()
     }
 
     /// Positions read so far.
@@ -150,11 +230,11 @@ impl KvCache {
             // The last page is written to: it must be ours alone.
             let last = &mut self.pages[self.len / PAGE];
             if Arc::get_mut(last).is_none() {
-                *last = Arc::new(Page::clone(last));
+                *last = Arc::new(last.copied());
             }
         }
         while self.pages.len() < pages {
-            self.pages.push(Arc::new(Page::new(self.layout)));
+            self.pages.push(Arc::new(self.pool.page(self.layout)));
         }
         self.len
     }

@@ -22,6 +22,8 @@ pub(crate) struct Decoder {
     rules: Rules,
     #[module(skip)]
     kv: KvLayout,
+    #[module(skip)]
+    vocab: usize,
 }
 
 #[derive(Module, Debug)]
@@ -114,6 +116,7 @@ impl Decoder {
                 head_dim: config.head_dim,
                 kind: precision.kv(),
             },
+            vocab: config.vocab,
         })
     }
 
@@ -122,11 +125,6 @@ impl Decoder {
         let mut inputs = [Input { ids, cache }];
         let last = self.hidden(&mut inputs).narrow(0, ids.len() - 1, 1);
         self.logits(last)
-    }
-
-    /// Reads `ids` into `cache`; what would come after them is not asked.
-    pub(crate) fn read(&self, ids: &[u32], cache: &mut KvCache) {
-        self.hidden(&mut [Input { ids, cache }]);
     }
 
     /// The logits after each of `ids`, row by row.
@@ -138,6 +136,33 @@ impl Decoder {
     /// An empty cache for this model.
     pub(crate) fn cache(&self) -> KvCache {
         KvCache::new(self.kv)
+    }
+
+    /// What its caches look like.
+    pub(crate) fn kv_layout(&self) -> KvLayout {
+        self.kv
+    }
+
+    /// Reads the tokens of many streams in one pass over the weights. Returns
+    /// the logits after the last token of those that are `wanted`, in order.
+    pub(crate) fn step(&self, inputs: &mut [Input<'_>], wanted: &[bool]) -> Vec<Vec<f32>> {
+        let hidden = self.hidden(inputs);
+        let mut end = 0;
+        let mut rows = Vec::new();
+        for (input, wanted) in inputs.iter().zip(wanted) {
+            end += input.ids.len();
+            if *wanted {
+                rows.push(hidden.clone().narrow(0, end - 1, 1));
+            }
+        }
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let logits = self.logits(Tensor::cat(rows, 0));
+        logits
+            .chunks_exact(self.vocab)
+            .map(<[f32]>::to_vec)
+            .collect()
     }
 
     /// Whether reading many tokens at once gives the bits of reading them one

@@ -18,8 +18,8 @@ mod ops;
 use burn::tensor::Device;
 
 pub(crate) use build::{Matrix, Precision, Weights};
-pub(crate) use cache::{KvCache, KvLayout, KvType};
-pub(crate) use decoder::Decoder;
+pub(crate) use cache::{KvCache, KvLayout, KvType, PAGE, Page, PagePool};
+pub(crate) use decoder::{Decoder, Input};
 pub(crate) use encoder::Encoder;
 pub(crate) use math::Activation;
 

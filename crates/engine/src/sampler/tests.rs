@@ -16,7 +16,7 @@ fn warm() -> SamplingOptions {
 fn at(logits: &[f32], options: &SamplingOptions, seed: u64, position: u64) -> Choice {
     let mut sampler = Sampler::new(params(options.clone()), seed, &[], &[]);
     sampler.position = position;
-    sampler.choose(&mut logits.to_vec()).unwrap()
+    sampler.choose(&mut logits.to_vec(), None).unwrap()
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn logits_that_are_not_numbers_are_an_error_at_any_temperature() {
         };
         for options in [SamplingOptions::default(), warm(), told] {
             let mut sampler = Sampler::new(params(options), 0, &[], &[7; 5]);
-            let chosen = sampler.choose(&mut bad.to_vec());
+            let chosen = sampler.choose(&mut bad.to_vec(), None);
             assert_eq!(chosen, Err(NotANumber { position: 5 }));
         }
     }
@@ -232,15 +232,15 @@ proptest! {
             logit_bias: vec![(3, 1.5), (210, 4.0)], logprobs: Some(3),
         });
         let mut whole = Sampler::new(options.clone(), seed, &said, &said);
-        let first = whole.choose(&mut logits.clone()).unwrap();
+        let first = whole.choose(&mut logits.clone(), None).unwrap();
         prop_assert!((first.id as usize) < logits.len());
         // The same tokens in two parts, with a choice made in between.
         let cut = cut.min(said.len());
         let mut parts = Sampler::new(options, seed, &said, &said[..cut]);
-        parts.choose(&mut logits.clone()).unwrap();
+        parts.choose(&mut logits.clone(), None).unwrap();
         for id in &said[cut..] {
             parts.accept(*id);
         }
-        prop_assert_eq!(parts.choose(&mut logits.clone()).unwrap(), first);
+        prop_assert_eq!(parts.choose(&mut logits.clone(), None).unwrap(), first);
     }
 }

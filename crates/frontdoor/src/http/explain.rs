@@ -146,6 +146,7 @@ impl Ask {
             logprobs: self.sampling.logprobs,
             max_tokens: self.sampling.max_tokens,
             stop: self.sampling.stop,
+            constraint: None,
             device: self.device_info.checked()?,
         })
     }

@@ -1,7 +1,7 @@
 //! A chat completion's request body. What we do not do is refused by name,
 //! and never silently left out.
 
-use super::headers;
+use super::{constraint, headers};
 use serde_json::{Map, Value};
 use tiermesh_core::{Content, ErrorClass, InferError, Message, RawRequest, Role, Task};
 
@@ -80,6 +80,10 @@ impl Ask {
                 self.top_logprobs = u32::try_from(top).ok();
             }
             "stop" => raw.stop = stops(value)?,
+            "response_format" => raw.constraint = constraint::response_format(value)?,
+            "guided_json" | "guided_regex" | "guided_choice" | "guided_grammar" => {
+                raw.constraint = Some(constraint::guided(name, value)?);
+            }
             "seed" => self.seed = Some(seed(&value)?),
             "stream" => self.stream = boolean(name, &value)?,
             "stream_options" => self.include_usage = include_usage(value)?,
@@ -116,10 +120,6 @@ fn neutral(name: &str, value: &Value) -> Result<(), InferError> {
             value == "none" || value == "auto",
             "there are no tools here",
         ),
-        "response_format" => {
-            let text = value.get("type").is_some_and(|kind| kind == "text");
-            (text, "only `text` is given")
-        }
         "store" => (value == &Value::Bool(false), "only `false` is done"),
         "modalities" => (value == &serde_json::json!(["text"]), "only text is given"),
         "service_tier" => (value == "auto" || value == "default", "there is one"),
@@ -311,15 +311,15 @@ fn float(name: &str, value: &Value) -> Result<f32, InferError> {
     Ok(number as f32)
 }
 
-fn wrong_type(name: &str, expected: &str) -> InferError {
+pub(super) fn wrong_type(name: &str, expected: &str) -> InferError {
     refuse("INVALID_TYPE", name, format!("`{name}` is {expected}"))
 }
 
-fn unsupported(name: &str, why: &str) -> InferError {
+pub(super) fn unsupported(name: &str, why: &str) -> InferError {
     let message = format!("`{name}` is not supported with this value: {why}");
     refuse("UNSUPPORTED_PARAMETER", name, message)
 }
 
-fn refuse(reason: &'static str, name: &str, message: String) -> InferError {
+pub(super) fn refuse(reason: &'static str, name: &str, message: String) -> InferError {
     InferError::new(ErrorClass::InvalidArgument, reason, message).with("field", name)
 }

@@ -233,6 +233,8 @@ impl Catalog for Fake {
             report_age: Duration::from_millis(250),
             load: 0.25,
             endpoint: Some("http://127.0.0.1:8081".into()),
+            states: Vec::new(),
+            engine: Default::default(),
         }]
     }
 

@@ -39,6 +39,7 @@ fn report(sequence: u64, credits: u32, lease: Duration) -> CapacityReport {
         queued: 0,
         load: 0.0,
         battery_percent: None,
+        engine: Default::default(),
         models: Vec::new(),
     }
 }

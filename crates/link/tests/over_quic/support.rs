@@ -170,11 +170,13 @@ impl CapacitySource for Steady {
             queued: 0,
             load: 0.0,
             battery_percent: None,
+            engine: Default::default(),
             models: vec![ModelState {
                 prefill_tok_s: 1000.0,
                 decode_tok_s: 100.0,
                 first_token_ms: 40.0,
                 first_token_p99_ms: 80.0,
+                ..ModelState::default()
             }],
         }
     }

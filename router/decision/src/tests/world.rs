@@ -56,6 +56,7 @@ pub(crate) fn candidate(tier: Tier, node: &str, first_token_ms: f32) -> Candidat
             decode_tok_s: 80.0,
             first_token_ms,
             first_token_p99_ms: first_token_ms * 2.0,
+            ..ModelState::default()
         },
         rtt_ms: 0.2,
         credits_free: 4,

@@ -147,6 +147,7 @@ pub(crate) fn candidate(tier: Tier, node: &str) -> CandidateState {
             decode_tok_s: 100.0,
             first_token_ms: 10.0,
             first_token_p99_ms: 20.0,
+            ..ModelState::default()
         },
         rtt_ms: 0.0,
         credits_free: 4,

@@ -77,16 +77,28 @@ pub(crate) fn attend(
     let out_width = spec.heads * spec.head_dim;
     let mut out = vec![0.0; qkv.len() / width * out_width];
     let (mut rows, mut rest, mut first) = (&mut *qkv, &mut *out, 0);
+    let mut work = Vec::with_capacity(segments.len());
+    let mut products = 0;
     for segment in segments {
         let (mine, others) = rows.split_at_mut(segment.tokens * width);
         let (out, others_out) = rest.split_at_mut(segment.tokens * out_width);
         (rows, rest) = (others, others_out);
-        let kind = segment.cache.layout().kind;
-        match kind {
-            KvType::F16 => one::<u16>(mine, first, segment, spec, out),
-            KvType::F32 => one::<f32>(mine, first, segment, spec, out),
-        }
+        products += out.len() * (segment.cache.len() + segment.tokens);
+        work.push((mine, first, segment.tokens, &mut *segment.cache, out));
         first += segment.tokens;
+    }
+    let each = |(qkv, first, tokens, cache, out): (_, _, _, &mut KvCache, _)| {
+        let mut segment = Segment { tokens, cache };
+        match segment.cache.layout().kind {
+            KvType::F16 => one::<u16>(qkv, first, &mut segment, spec, out),
+            KvType::F32 => one::<f32>(qkv, first, &mut segment, spec, out),
+        }
+    };
+    let alone = work.len() == 1 || rayon::current_thread_index().is_none();
+    if alone || products < PARALLEL_FROM {
+        work.into_iter().for_each(each);
+    } else {
+        work.into_par_iter().with_max_len(1).for_each(each);
     }
     out
 }

@@ -30,14 +30,19 @@ fn plan(model: &Model, temperature: f32) -> Plan {
         seed: 1234,
         max_tokens: 60,
         stop: Vec::new(),
+        constraint: None,
     }
 }
 
+fn solo(model: &Arc<Model>, plan: Plan) -> Sequence {
+    Sequence::new(Arc::clone(model), plan, PagePool::unbounded())
+}
+
 fn run(model: &Arc<Model>, plan: Plan) -> (Vec<u32>, String, FinishReason) {
-    let mut generation = Generation::new(Arc::clone(model), plan);
+    let mut sequence = solo(model, plan);
     let (mut ids, mut text) = (Vec::new(), String::new());
     loop {
-        let (token, end) = match generation.step().unwrap() {
+        let (token, end) = match sequence.step().unwrap() {
             Step::Read(_) => continue,
             Step::Token(token) => (Some(token), None),
             Step::Finished(token, reason) => (token, Some(reason)),
@@ -59,11 +64,11 @@ fn a_continuation_gives_the_very_tokens_that_would_have_come() {
         for temperature in [0.0, 0.9, 1.8] {
             let (ids, text, reason) = run(&model, plan(&model, temperature));
             assert_eq!((ids.len(), reason), (60, FinishReason::Length));
-            let mut generation = Generation::new(Arc::clone(&model), plan(&model, temperature));
+            let mut sequence = solo(&model, plan(&model, temperature));
             let mut given = Vec::new();
             while given.len() < 60 {
                 if let Step::Token(token) | Step::Finished(Some(token), _) =
-                    generation.step().unwrap()
+                    sequence.step().unwrap()
                 {
                     given.push(token.text);
                 }
@@ -101,10 +106,10 @@ fn everything(temperature: f32) -> SamplingParams {
 }
 
 fn tokens(model: &Arc<Model>, plan: Plan) -> (Vec<Token>, FinishReason) {
-    let mut generation = Generation::new(Arc::clone(model), plan);
+    let mut sequence = solo(model, plan);
     let mut all = Vec::new();
     loop {
-        match generation.step().unwrap() {
+        match sequence.step().unwrap() {
             Step::Read(_) => {}
             Step::Token(token) => all.push(token),
             Step::Finished(token, reason) => {
