@@ -357,7 +357,7 @@ impl<E: Element> Unit<'_, E> {
     }
 }
 
-/// Replaces scores by `exp(score − max)`, divided by their sum.
+/// [`softmax`] for wide registers.
 struct Softmax<'a> {
     scores: &'a mut [f32],
     softcap: Option<f32>,
@@ -366,10 +366,16 @@ struct Softmax<'a> {
 impl Work for Softmax<'_> {
     #[inline(always)]
     fn run(self) {
-        let total = exponentials(self.scores, self.softcap);
-        for score in self.scores {
-            *score /= total;
-        }
+        softmax(self.scores, self.softcap);
+    }
+}
+
+/// Replaces scores by `exp(score − max)`, divided by their sum.
+#[inline(always)]
+pub(super) fn softmax(scores: &mut [f32], softcap: Option<f32>) {
+    let total = exponentials(scores, softcap);
+    for score in scores {
+        *score /= total;
     }
 }
 
