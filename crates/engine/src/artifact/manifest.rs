@@ -320,7 +320,8 @@ impl Manifest {
     }
 }
 
-pub(super) fn field(
+/// A value of a file that is not allowed there.
+pub(crate) fn field(
     file: &'static str,
     key: &'static str,
     value: &str,

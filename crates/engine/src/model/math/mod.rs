@@ -7,6 +7,7 @@
 
 mod attend;
 mod functions;
+mod softmax;
 mod whole;
 
 use rayon::prelude::*;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::attend::softmax;
+use super::softmax::softmax;
 use crate::kernel::page::{self, PAGE};
 use crate::kernel::{Work, wide};
 
