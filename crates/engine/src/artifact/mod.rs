@@ -96,7 +96,7 @@ impl Artifact {
         let (read, hashed) = std::thread::scope(|scope| {
             let hashing = Builder::new()
                 .name("verify-weights".to_owned())
-                .spawn_scoped(scope, &hash);
+                .spawn_scoped(scope, hash);
             let read = Self::read(path, &manifest);
             let hashed = match hashing {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
