@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::artifact::{Artifact, ArtifactError};
 use crate::config::{Head, ModelConfig};
+use crate::kernel::Encoding;
 use crate::loaded::{LoadOptions, ModelInfo};
-use crate::model::Encoder;
+use crate::model::{Encoder, Precision};
 use crate::pooling::Pooling;
 use crate::tokenizer::{EncodeError, TextTokenizer};
 
@@ -93,7 +96,6 @@ impl Embedder {
     /// Names the file, and the key or tensor in it.
     pub fn load(directory: &Path, options: LoadOptions) -> Result<Self, ArtifactError> {
         let artifact = Artifact::open(directory, options.assume)?;
-        let precision = artifact.precision(options.kernel);
         let Artifact {
             manifest,
             config,
@@ -108,9 +110,13 @@ impl Embedder {
                 wanted: "embed or label texts",
             });
         };
+        // An f32 encoder has tiles of its own, too.
+        let encoding = manifest.quantization.encoding();
+        let encoding = encoding.unwrap_or(Encoding::F32);
+        let precision = Precision::Packed(encoding, options.kernel);
         Ok(Self {
             info: ModelInfo::new(&manifest, &config, precision),
-            encoder: Encoder::build(encoder, &*weights, precision)?,
+            encoder: Encoder::build(encoder, &*weights, (encoding, options.kernel))?,
             tokenizer,
             pooling: manifest.pooling,
             labels: encoder.labels.clone(),
@@ -132,7 +138,7 @@ impl Embedder {
     }
 
     /// An embedding for each text. What a text's embedding is does not depend
-    /// on the texts beside it, unless the model is held in f32.
+    /// on the texts beside it.
     ///
     /// # Errors
     ///
@@ -239,7 +245,10 @@ impl Embedder {
                 false => Ok(Tokens { ids, bytes }),
             }
         };
-        texts.iter().enumerate().map(encode).collect()
+        if texts.len() == 1 || rayon::current_thread_index().is_none() {
+            return texts.iter().enumerate().map(encode).collect();
+        }
+        texts.par_iter().enumerate().map(encode).collect()
     }
 
     fn numbers(&self, values: &[f32]) -> Result<(), EmbedError> {

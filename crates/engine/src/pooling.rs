@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactError;
+use crate::artifact::manifest::field as wrong;
 use crate::config::{Head, ModelConfig};
 
 const MODULES: &str = "modules.json";
@@ -173,18 +174,4 @@ fn parse<T: for<'a> Deserialize<'a>>(
     parsed
         .map(Some)
         .map_err(|source| ArtifactError::Json { file, source })
-}
-
-fn wrong(
-    file: &'static str,
-    key: &'static str,
-    value: &str,
-    allowed: &'static str,
-) -> ArtifactError {
-    ArtifactError::Field {
-        file,
-        key,
-        value: value.to_owned(),
-        allowed,
-    }
 }

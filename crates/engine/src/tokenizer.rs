@@ -8,6 +8,7 @@
 //! library does it, so added tokens that are not special (runs of spaces, line
 //! ends) are found in a user's text too.
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{Model as _, OffsetType, PreTokenizedString, PreTokenizer as _};
@@ -53,12 +54,19 @@ pub(crate) struct TextTokenizer {
     normalized: Vec<u32>,
 }
 
+/// What is read of `tokenizer.json` beside what the library reads.
+#[derive(Deserialize)]
+struct Parts {
+    #[serde(default)]
+    decoder: Value,
+}
+
 impl TextTokenizer {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, TokenizerError> {
-        let value: Value = serde_json::from_slice(json).map_err(TokenizerError::Json)?;
+        let parts: Parts = serde_json::from_slice(json).map_err(TokenizerError::Json)?;
         let mut tokenizer = Self {
             tokenizer: build(json)?,
-            spelling: Spelling::of(&value["decoder"]),
+            spelling: Spelling::of(&parts.decoder),
             guard: Guard::default(),
             normalized: Vec::new(),
         };

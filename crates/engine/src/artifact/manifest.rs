@@ -56,7 +56,8 @@ pub enum Quantization {
     Q4,
     /// f16.
     F16,
-    /// f32, computed by Burn's matrix product: for comparison, not for speed.
+    /// f32. A decoder multiplies by Burn's matrix product: for comparison, not
+    /// for speed. An encoder has tiles of its own.
     F32,
 }
 
@@ -320,7 +321,8 @@ impl Manifest {
     }
 }
 
-pub(super) fn field(
+/// A value of a file that is not allowed there.
+pub(crate) fn field(
     file: &'static str,
     key: &'static str,
     value: &str,

@@ -31,7 +31,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::Builder;
 
 use sha2::{Digest, Sha256};
 
@@ -83,19 +85,48 @@ impl Artifact {
         if !path.join(MANIFEST).exists() {
             return Source::open(path)?.into_artifact(assumed);
         }
-        let (manifest, mut files) = verified(path)?;
-        let config = ModelConfig::parse(&files.remove(CONFIG).unwrap_or_default())?;
-        let tokenizer = TextTokenizer::parse(&files.remove(TOKENIZER).unwrap_or_default())?;
-        manifest.check_against(&config)?;
-        let map = map::map(path, WEIGHTS)?;
-        manifest.verify(WEIGHTS, &map)?;
+        let manifest = inspect(path)?;
+        let map = map::map(path, WEIGHTS);
+        // Hashing the weights and reading the tokenizer take about as long as
+        // each other, and most of a start between them.
+        let hash = || match &map {
+            Ok(map) => manifest.verify(WEIGHTS, map),
+            Err(_) => Ok(()),
+        };
+        let (read, hashed) = std::thread::scope(|scope| {
+            let hashing = Builder::new()
+                .name("verify-weights".to_owned())
+                .spawn_scoped(scope, hash);
+            let read = Self::read(path, &manifest);
+            let hashed = match hashing {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // The system has no thread to give.
+                Err(_) => hash(),
+            };
+            (read, hashed)
+        });
+        let (config, tokenizer, side) = read?;
+        let map = map?;
+        hashed?;
         Ok(Self {
             weights: Box::new(PackedWeights::parse(map)?),
             config,
             tokenizer,
-            side: files,
+            side,
             manifest,
         })
+    }
+
+    /// Everything but the weights.
+    fn read(
+        path: &Path,
+        manifest: &Manifest,
+    ) -> Result<(ModelConfig, TextTokenizer, Files), ArtifactError> {
+        let mut files = verified(path, manifest)?;
+        let config = ModelConfig::parse(&files.remove(CONFIG).unwrap_or_default())?;
+        let tokenizer = TextTokenizer::parse(&files.remove(TOKENIZER).unwrap_or_default())?;
+        manifest.check_against(&config)?;
+        Ok((config, tokenizer, files))
     }
 
     /// How its matrices are computed with on this code path.
@@ -171,9 +202,8 @@ pub fn verify(directory: &Path) -> Result<Manifest, ArtifactError> {
 
 type Files = BTreeMap<&'static str, Vec<u8>>;
 
-/// The manifest and the files that are read whole, each as the manifest says.
-fn verified(directory: &Path) -> Result<(Manifest, Files), ArtifactError> {
-    let manifest = inspect(directory)?;
+/// The files that are read whole, each as the manifest says.
+fn verified(directory: &Path, manifest: &Manifest) -> Result<Files, ArtifactError> {
     let mut files = Files::new();
     for name in [CONFIG, TOKENIZER].into_iter().chain(OPTIONAL) {
         if manifest.has_file(name) {
@@ -182,7 +212,7 @@ fn verified(directory: &Path) -> Result<(Manifest, Files), ArtifactError> {
             files.insert(name, bytes);
         }
     }
-    Ok((manifest, files))
+    Ok(files)
 }
 
 fn read(directory: &Path, file: &'static str) -> Result<Vec<u8>, ArtifactError> {

@@ -19,6 +19,7 @@ pub(super) fn tiles_as(encoding: Encoding, shape: Shape) -> (Dtype, Vec<usize>) 
     let (dtype, size) = match encoding {
         Encoding::Q8 | Encoding::Q4 => (Dtype::U8, 1),
         Encoding::F16 => (Dtype::F16, 2),
+        Encoding::F32 => (Dtype::F32, 4),
     };
     let cells = encoding.tile_bytes() / size;
     (dtype, vec![shape.tiles(), shape.blocks(), cells])
@@ -103,7 +104,7 @@ impl PackedWeights {
         let (dtype, tiles) = tiles_as(encoding, shape);
         let tiles = Storage::mapped(&self.map, self.range(name, (dtype, &tiles))?);
         let scales = match encoding {
-            Encoding::F16 => Storage::zeroed(0),
+            Encoding::F16 | Encoding::F32 => Storage::zeroed(0),
             Encoding::Q8 | Encoding::Q4 => {
                 let name = format!("{name}{SCALES}");
                 let expected = [shape.tiles(), shape.blocks(), ROWS];

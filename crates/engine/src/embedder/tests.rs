@@ -110,10 +110,41 @@ fn embeddings_agree_with_transformers() {
 
 #[test]
 fn a_text_beside_others_has_the_embedding_it_has_alone() {
-    let (model, golden) = (load("bert", Quantization::Q8), golden("bert"));
-    let together = model.embed(&texts(&golden)).unwrap();
-    for (text, expected) in texts(&golden).iter().zip(together) {
-        assert_eq!(model.embed(&[text]).unwrap()[0], expected);
+    let golden = golden("bert");
+    let texts: Vec<&str> = texts(&golden).into_iter().cycle().take(40).collect();
+    for quantization in [Quantization::Q8, Quantization::F32] {
+        let model = load("bert", quantization);
+        let together = model.embed(&texts).unwrap();
+        for threads in [2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let shared = pool.build().unwrap().install(|| model.embed(&texts));
+            assert_eq!(shared.unwrap(), together, "{quantization:?} {threads}");
+        }
+        for (text, expected) in texts.iter().zip(together) {
+            assert_eq!(model.embed(&[text]).unwrap()[0], expected);
+        }
+    }
+}
+
+#[test]
+fn every_kernel_path_embeds_the_same_bits() {
+    let golden = golden("bert");
+    for assume in [Quantization::Q8, Quantization::F32] {
+        let embed = |kernel: KernelChoice| {
+            let kernel = kernel.resolve().ok()?;
+            let options = LoadOptions { kernel, assume };
+            let model = Embedder::load(&directory("bert"), options).unwrap();
+            Some((
+                model.info().numerics_id.clone(),
+                model.embed(&texts(&golden)).unwrap(),
+            ))
+        };
+        let expected = embed(KernelChoice::Scalar).unwrap();
+        for kernel in KernelChoice::ALL {
+            if let Some(got) = embed(kernel) {
+                assert_eq!(got, expected, "{kernel}");
+            }
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) enum Encoding {
     Q4,
     /// f16, multiplied with f32 activations.
     F16,
+    /// f32, multiplied with f32 activations. Packed in memory only: no artifact
+    /// holds such tiles.
+    F32,
 }
 
 impl Encoding {
@@ -30,14 +33,15 @@ impl Encoding {
             Self::Q8 => ROWS * BLOCK,
             Self::Q4 => ROWS * BLOCK / 2,
             Self::F16 => ROWS * BLOCK * 2,
+            Self::F32 => ROWS * BLOCK * 4,
         }
     }
 
-    /// Bytes of a tile's scales: sixteen f16, or none.
+    /// Bytes of a tile's scales: sixteen f16, or none where weights are floats.
     pub(crate) const fn scale_bytes(self) -> usize {
         match self {
             Self::Q8 | Self::Q4 => ROWS * 2,
-            Self::F16 => 0,
+            Self::F16 | Self::F32 => 0,
         }
     }
 
@@ -46,7 +50,7 @@ impl Encoding {
         match self {
             Self::Q8 => 128,
             Self::Q4 => 8,
-            Self::F16 => 0,
+            Self::F16 | Self::F32 => 0,
         }
     }
 }

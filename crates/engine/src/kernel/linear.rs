@@ -17,8 +17,8 @@ const PARALLEL_FROM: usize = 1 << 17;
 const BY_TOKENS_FROM: usize = 48;
 /// Pieces a thread's share is cut into, so that a late one is helped out.
 const PIECES: usize = 4;
-/// The most tokens that share one pass over a tile.
-const GROUP: usize = 8;
+/// The most tokens that share one pass over tiles.
+pub(super) const GROUP: usize = 6;
 
 /// What the tiles are multiplied with.
 pub(super) enum Input<'a> {
@@ -29,7 +29,7 @@ pub(super) enum Input<'a> {
 impl Input<'_> {
     fn new(x: &[f32], k: usize, encoding: Encoding) -> Input<'_> {
         match encoding {
-            Encoding::F16 => Input::Floats { x, k },
+            Encoding::F16 | Encoding::F32 => Input::Floats { x, k },
             Encoding::Q8 | Encoding::Q4 => Input::Quantized(Activations::quantize(x, k, encoding)),
         }
     }
@@ -50,13 +50,8 @@ impl Input<'_> {
 /// When `x` is not whole rows of `k`, or the matrices differ in inputs or
 /// encoding: a bug of the caller, since shapes are fixed at load.
 pub(crate) fn linear(x: &[f32], parts: &[PackedMatrix], path: KernelPath) -> Vec<f32> {
-    let (encoding, k) = (parts[0].encoding, parts[0].shape.k);
-    let same = |w: &PackedMatrix| w.encoding == encoding && w.shape.k == k;
-    assert!(parts.iter().all(same), "parts of one layer must agree");
-    assert_eq!(x.len() % k, 0, "activations must be whole rows of {k}");
-    let input = Input::new(x, k, encoding);
-    let call = Call { input, parts, path };
-    let (tokens, n) = (call.input.tokens(), call.outputs());
+    let call = Call::new(x, parts, path);
+    let (tokens, n, k) = (call.input.tokens(), call.outputs(), parts[0].shape.k);
     let mut out = vec![0.0; tokens * n];
     let threads = match rayon::current_thread_index() {
         Some(_) => rayon::current_num_threads(),
@@ -80,6 +75,20 @@ pub(crate) fn linear(x: &[f32], parts: &[PackedMatrix], path: KernelPath) -> Vec
     out
 }
 
+/// [`linear`] on the calling thread alone: for a caller that shares rows out
+/// itself.
+///
+/// # Panics
+///
+/// As [`linear`] does.
+pub(crate) fn linear_here(x: &[f32], parts: &[PackedMatrix], path: KernelPath) -> Vec<f32> {
+    let call = Call::new(x, parts, path);
+    let tokens = call.input.tokens();
+    let mut out = vec![0.0; tokens * call.outputs()];
+    call.rows(0..tokens, &mut out);
+    out
+}
+
 struct Call<'a> {
     input: Input<'a>,
     parts: &'a [PackedMatrix],
@@ -93,7 +102,16 @@ struct Piece {
     tiles: Range<usize>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    fn new(x: &'a [f32], parts: &'a [PackedMatrix], path: KernelPath) -> Self {
+        let (encoding, k) = (parts[0].encoding, parts[0].shape.k);
+        let same = |w: &PackedMatrix| w.encoding == encoding && w.shape.k == k;
+        assert!(parts.iter().all(same), "parts of one layer must agree");
+        assert_eq!(x.len() % k, 0, "activations must be whole rows of {k}");
+        let input = Input::new(x, k, encoding);
+        Self { input, parts, path }
+    }
+
     fn outputs(&self) -> usize {
         self.parts.iter().map(|w| w.shape.n).sum()
     }
@@ -175,7 +193,7 @@ impl Call<'_> {
     }
 
     /// Computes a piece for some tokens into `out`, rows of `width`, from
-    /// `column` on. A tile row stays in cache while all tokens pass over it.
+    /// `column` on. Tiles stay in cache while all tokens pass over them.
     fn tiles(
         &self,
         piece: &Piece,
@@ -185,68 +203,102 @@ impl Call<'_> {
         out: &mut [f32],
     ) {
         let w = &self.parts[piece.part];
-        for (index, tile) in piece.tiles.clone().enumerate() {
-            let tile_row = w.tile_row(tile);
-            let lanes = ROWS.min(w.shape.n - tile * ROWS);
-            let at = column + index * ROWS;
-            let mut store = |token: usize, results: &[[f32; ROWS]]| {
-                for (offset, result) in results.iter().enumerate() {
-                    let row = (token - tokens.start + offset) * width;
-                    out[row + at..row + at + lanes].copy_from_slice(&result[..lanes]);
-                }
-            };
-            let mut token = tokens.start;
-            while token < tokens.end {
-                let left = tokens.end - token;
-                let step = self.path.group().min(GROUP);
-                token += match left {
-                    8.. if step == 8 => {
-                        store(token, &self.products::<8>(token, tile_row, w.encoding));
-                        8
-                    }
-                    4.. if step >= 4 => {
-                        store(token, &self.products::<4>(token, tile_row, w.encoding));
-                        4
-                    }
-                    2.. if step >= 2 => {
-                        store(token, &self.products::<2>(token, tile_row, w.encoding));
-                        2
-                    }
-                    _ => {
-                        store(token, &self.products::<1>(token, tile_row, w.encoding));
-                        1
-                    }
-                };
+        let mut tile = piece.tiles.start;
+        while tile < piece.tiles.end {
+            let at = column + (tile - piece.tiles.start) * ROWS;
+            // One token is bound by memory, which is read best in one stream.
+            if self.path.pairs() && tokens.len() > 1 && tile + 1 < piece.tiles.end {
+                let rows = tile..piece.tiles.end;
+                self.tile_rows::<2>(w, rows, tokens.clone(), (width, at), out);
+                tile += 2;
+            } else {
+                let rows = tile..piece.tiles.end;
+                self.tile_rows::<1>(w, rows, tokens.clone(), (width, at), out);
+                tile += 1;
             }
         }
     }
 
-    /// The sixteen outputs of a tile row for `T` tokens from `first`.
+    /// The first `W` of these tile rows: their outputs begin `at` a row of
+    /// `width`.
+    fn tile_rows<const W: usize>(
+        &self,
+        w: &PackedMatrix,
+        tiles: Range<usize>,
+        tokens: Range<usize>,
+        (width, at): (usize, usize),
+        out: &mut [f32],
+    ) {
+        let tile = tiles.start;
+        let now: [TileRow<'_>; W] = std::array::from_fn(|i| w.tile_row(tile + i));
+        // The last pass fetches what comes next.
+        let next = std::array::from_fn(|i| w.tile_row((tile + W + i).min(tiles.end - 1)));
+        let lanes = |i: usize| ROWS.min(w.shape.n - (tile + i) * ROWS);
+        let mut store = |token: usize, results: &[&[[f32; ROWS]]]| {
+            for (i, results) in results.iter().enumerate() {
+                for (offset, result) in results.iter().enumerate() {
+                    let row = (token - tokens.start + offset) * width + at + i * ROWS;
+                    match lanes(i) {
+                        ROWS => out[row..row + ROWS].copy_from_slice(result),
+                        few => out[row..row + few].copy_from_slice(&result[..few]),
+                    }
+                }
+            }
+        };
+        let mut token = tokens.start;
+        // As few passes as can be, each for about as many tokens.
+        for passes in (1..=tokens.len().div_ceil(self.path.group())).rev() {
+            let count = (tokens.end - token).div_ceil(passes);
+            let tile_rows = (now, if passes == 1 { next } else { now });
+            macro_rules! pass {
+                ($($tokens:literal)*) => {
+                    match count {
+                        $($tokens => {
+                            let results = self.products::<$tokens, W>(token, tile_rows, w.encoding);
+                            store(token, &results.each_ref().map(|r| &r[..]));
+                        })*
+                        _ => unreachable!("a pass has at most {GROUP} tokens"),
+                    }
+                };
+            }
+            pass!(1 2 3 4 5 6);
+            token += count;
+        }
+    }
+
+    /// The sixteen outputs of each tile row for `T` tokens from `first`.
     #[inline(always)]
-    fn products<const T: usize>(
+    fn products<const T: usize, const W: usize>(
         &self,
         first: usize,
-        w: TileRow<'_>,
+        (w, ahead): ([TileRow<'_>; W], [TileRow<'_>; W]),
         encoding: Encoding,
-    ) -> [[f32; ROWS]; T] {
-        match (&self.input, self.path.kind()) {
-            (Input::Quantized(x), Kind::Scalar) => scalar::quantized(x, first, w, encoding),
-            (Input::Quantized(x), Kind::Portable) => portable::quantized(x, first, w, encoding),
-            (Input::Floats { x, k }, Kind::Scalar) => {
-                scalar::floats(std::array::from_fn(|t| &x[(first + t) * k..][..*k]), w)
+    ) -> [[[f32; ROWS]; T]; W] {
+        // Only the widest path asks memory itself.
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ahead;
+        let (x, k) = match &self.input {
+            Input::Quantized(x) => {
+                return match self.path.kind() {
+                    Kind::Scalar => w.map(|w| scalar::quantized(x, first, w, encoding)),
+                    Kind::Portable => w.map(|w| portable::quantized(x, first, w, encoding)),
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2 | Kind::Avx512 => {
+                        super::x86::quantized(x, first, (w, ahead), encoding, self.path)
+                    }
+                };
             }
-            (Input::Floats { x, k }, Kind::Portable) => {
-                portable::floats(std::array::from_fn(|t| &x[(first + t) * k..][..*k]), w)
-            }
+            Input::Floats { x, k } => (x, k),
+        };
+        let rows: [&[f32]; T] = std::array::from_fn(|t| &x[(first + t) * k..][..*k]);
+        match (self.path.kind(), encoding) {
+            (Kind::Scalar, _) => w.map(|w| scalar::floats(rows, w, encoding)),
+            (Kind::Portable, Encoding::F32) => w.map(|w| portable::singles(rows, w)),
+            (Kind::Portable, _) => w.map(|w| portable::halves(rows, w)),
             #[cfg(target_arch = "x86_64")]
-            (Input::Quantized(x), Kind::Avx2 | Kind::Avx512) => {
-                super::x86::quantized(x, first, w, encoding, self.path)
-            }
+            (_, Encoding::F32) => super::x86::floats::<f32, T, W>(rows, (w, ahead), self.path),
             #[cfg(target_arch = "x86_64")]
-            (Input::Floats { x, k }, Kind::Avx2 | Kind::Avx512) => {
-                let rows = std::array::from_fn(|t| &x[(first + t) * k..][..*k]);
-                super::x86::floats(rows, w, self.path)
-            }
+            (_, _) => super::x86::floats::<u16, T, W>(rows, (w, ahead), self.path),
         }
     }
 }

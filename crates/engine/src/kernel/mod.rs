@@ -3,11 +3,12 @@
 //! A weight matrix `[n, k]` is cut into tiles of 16 output rows by 32 inputs
 //! ([`layout`] has the encodings, [`pack`] the order inside a tile). Under q8
 //! and q4 each row of a tile has an f16 scale, and activations are quantised
-//! per 32 inputs to int8 with an f32 scale; f16 weights meet f32 activations.
+//! per 32 inputs to int8 with an f32 scale; f16 and f32 weights
+//! meet f32 activations.
 //!
 //! Every path computes the dot product of a quantised block exactly, in
 //! integers, and then `acc += dot as f32 * (activation_scale * weight_scale)`
-//! in f32 from the first block to the last, never fused; f16 adds product
+//! in f32 from the first block to the last, never fused; floats add product
 //! after product in the order of inputs. A row's result therefore depends on
 //! neither the path, the number of tokens in the call, nor the number of
 //! threads: prefill and decode agree bit for bit.
@@ -26,7 +27,7 @@ mod x86;
 #[cfg(test)]
 pub(crate) use layout::BLOCK;
 pub(crate) use layout::{Encoding, PackedMatrix, ROWS, Shape, Storage};
-pub(crate) use linear::linear;
+pub(crate) use linear::{linear, linear_here};
 pub use pack::PackError;
 pub(crate) use pack::{Packer, pack, unpack_row};
 pub use path::{KernelChoice, KernelPath, KernelUnavailable, UnknownKernel};

@@ -4,7 +4,7 @@
 //! four, and a group is 64 bytes, four for each row, so that one load meets a
 //! broadcast word of activations and no horizontal sum is needed. Q4 keeps
 //! group `g` in the low and group `g + 4` in the high halves of 64 bytes. F16
-//! has no groups: sixteen rows' weights of one input lie together.
+//! and F32 have no groups: sixteen rows' weights of one input lie together.
 
 use half::f16;
 
@@ -61,6 +61,7 @@ impl Packer {
                     Encoding::Q8 => pack_q8(&block, lane, tile),
                     Encoding::Q4 => pack_q4(&block, lane, tile),
                     Encoding::F16 => pack_f16(&block, lane, tile),
+                    Encoding::F32 => pack_f32(&block, lane, tile),
                 };
                 if !scale.is_finite() {
                     return Err(PackError::NotFinite { row });
@@ -181,6 +182,20 @@ fn pack_f16(block: &[f32; BLOCK], lane: usize, tile: &mut [u8]) -> f16 {
     largest
 }
 
+fn pack_f32(block: &[f32; BLOCK], lane: usize, tile: &mut [u8]) -> f16 {
+    for (at, value) in block.iter().enumerate() {
+        let place = (at * ROWS + lane) * 4;
+        tile[place..place + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    f16::ZERO
+}
+
+/// The f32 at this place of a byte slice.
+pub(super) fn float_at(bytes: &[u8], index: usize) -> f32 {
+    let at = 4 * index;
+    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
 /// The f16 at this place of a byte slice.
 pub(super) fn half_at(bytes: &[u8], index: usize) -> f16 {
     f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]])
@@ -197,6 +212,7 @@ pub(crate) fn unpack_row(w: &PackedMatrix, row: usize, out: &mut Vec<f32>) {
             Encoding::F16 => {
                 out.extend((0..BLOCK).map(|i| half_at(tile, i * ROWS + lane).to_f32()))
             }
+            Encoding::F32 => out.extend((0..BLOCK).map(|i| float_at(tile, i * ROWS + lane))),
             Encoding::Q8 => {
                 let scale = half_at(row.scales, at * ROWS + lane).to_f32();
                 for group in tile.chunks_exact(ROWS * 4) {

@@ -119,7 +119,8 @@ impl KernelPath {
         self.0
     }
 
-    /// The most tokens whose sums fit the path's registers.
+    /// The most tokens whose sums fit the path's registers, with as many tile
+    /// rows as it takes at a time.
     pub(super) fn group(self) -> usize {
         match self.0 {
             Kind::Scalar => 1,
@@ -127,7 +128,16 @@ impl KernelPath {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 4,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 8,
+            Kind::Avx512 => super::linear::GROUP,
+        }
+    }
+
+    /// Whether it takes two tile rows at a time.
+    pub(super) fn pairs(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => true,
+            _ => false,
         }
     }
 

@@ -71,17 +71,29 @@ fn weights(tile: &[u8], group: usize, encoding: Encoding) -> [i16x16; QUARTERS] 
 }
 
 /// f16 weights, in loops the compiler turns into vectors.
-pub(super) fn floats<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+pub(super) fn halves<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+    floats::<2, T>(rows, w, |bytes| widen(u16::from_le_bytes(bytes)))
+}
+
+/// f32 weights, likewise.
+pub(super) fn singles<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+    floats::<4, T>(rows, w, f32::from_le_bytes)
+}
+
+/// Weights of `B` bytes each.
+#[inline(always)]
+fn floats<const B: usize, const T: usize>(
+    rows: [&[f32]; T],
+    w: TileRow<'_>,
+    read: impl Fn([u8; B]) -> f32,
+) -> [[f32; ROWS]; T] {
     let mut sums = [[0.0f32; ROWS]; T];
-    for (input, narrow) in w
-        .bytes
-        .chunks_exact(ROWS * 2)
-        .take(rows[0].len())
-        .enumerate()
-    {
+    let inputs = w.bytes.chunks_exact(ROWS * B).take(rows[0].len());
+    for (input, bytes) in inputs.enumerate() {
         let mut weights = [0.0f32; ROWS];
-        for (wide, narrow) in weights.iter_mut().zip(narrow.chunks_exact(2)) {
-            *wide = widen(u16::from_le_bytes([narrow[0], narrow[1]]));
+        let (cells, _) = bytes.as_chunks::<B>();
+        for (weight, cell) in weights.iter_mut().zip(cells) {
+            *weight = read(*cell);
         }
         for (sums, x) in sums.iter_mut().zip(rows) {
             for (sum, weight) in sums.iter_mut().zip(weights) {

@@ -2,7 +2,7 @@
 
 use super::activation::Activations;
 use super::layout::{Encoding, ROWS, TileRow};
-use super::pack::half_at;
+use super::pack::{float_at, half_at};
 
 pub(super) fn quantized<const T: usize>(
     x: &Activations,
@@ -37,13 +37,21 @@ pub(super) fn quantized<const T: usize>(
     })
 }
 
-/// f16 weights.
-pub(super) fn floats<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+/// f16 or f32 weights.
+pub(super) fn floats<const T: usize>(
+    rows: [&[f32]; T],
+    w: TileRow<'_>,
+    encoding: Encoding,
+) -> [[f32; ROWS]; T] {
+    let weight = |index: usize| match encoding {
+        Encoding::F32 => float_at(w.bytes, index),
+        _ => half_at(w.bytes, index).to_f32(),
+    };
     rows.map(|x| {
         let mut sums = [0.0f32; ROWS];
         for (input, x) in x.iter().enumerate() {
             for (row, sum) in sums.iter_mut().enumerate() {
-                *sum += x * half_at(w.bytes, input * ROWS + row).to_f32();
+                *sum += x * weight(input * ROWS + row);
             }
         }
         sums

@@ -2,7 +2,8 @@
 
 use burn::tensor::Device;
 
-use super::layers::{LayerNorm, Projection, RmsNorm};
+use super::layers::{LayerNorm, PackedLinear, Projection, RmsNorm};
+use super::stack::Norm;
 use super::{KvType, device};
 use crate::artifact::TensorError;
 use crate::kernel::{Encoding, KernelPath, PackedMatrix, Shape, pack};
@@ -22,7 +23,7 @@ impl Precision {
     pub(crate) fn kv(self) -> KvType {
         match self {
             Self::Packed(Encoding::Q8 | Encoding::Q4, _) => KvType::F16,
-            Self::Packed(Encoding::F16, _) | Self::Dense => KvType::F32,
+            Self::Packed(Encoding::F16 | Encoding::F32, _) | Self::Dense => KvType::F32,
         }
     }
 }
@@ -71,29 +72,44 @@ impl<'a> Builder<'a> {
     /// Matrices with the same inputs as one projection, their outputs side by
     /// side.
     pub(super) fn projection(&self, parts: &[Part], k: usize) -> Result<Projection, TensorError> {
-        let bias = self.bias(parts)?;
-        let shape = |part: &Part| Shape { n: part.outputs, k };
-        let weight = |part: &Part| format!("{}.weight", part.name);
         match self.precision {
             Precision::Packed(encoding, path) => {
-                let packed = |part: &Part| self.packed(&weight(part), shape(part), encoding);
-                let packed: Result<Vec<_>, _> = parts.iter().map(packed).collect();
-                Ok(Projection::packed(packed?, path, bias))
+                let packed = self.packed_linear(parts, k, (encoding, path))?;
+                Ok(Projection::Packed(packed))
             }
             Precision::Dense => {
                 let mut values = Vec::new();
                 for part in parts {
-                    values.extend(self.dense(&weight(part), shape(part))?);
+                    let shape = Shape { n: part.outputs, k };
+                    values.extend(self.dense(&format!("{}.weight", part.name), shape)?);
                 }
                 let n = parts.iter().map(|part| part.outputs).sum();
                 Ok(Projection::dense(
                     values,
                     Shape { n, k },
-                    bias,
+                    self.bias(parts)?,
                     &self.device,
                 ))
             }
         }
+    }
+
+    /// [`Self::projection`] where matrices are packed in any case.
+    pub(super) fn packed_linear(
+        &self,
+        parts: &[Part],
+        k: usize,
+        (encoding, path): (Encoding, KernelPath),
+    ) -> Result<PackedLinear, TensorError> {
+        let packed = |part: &Part| {
+            let shape = Shape { n: part.outputs, k };
+            self.packed(&format!("{}.weight", part.name), shape, encoding)
+        };
+        Ok(PackedLinear {
+            parts: parts.iter().map(packed).collect::<Result<_, _>>()?,
+            path,
+            bias: self.bias(parts)?,
+        })
     }
 
     /// The biases of all parts side by side, zeros where a part has none.
@@ -165,5 +181,14 @@ impl<'a> Builder<'a> {
         let weight = self.weights.vector(&format!("{name}.weight"), width)?;
         let bias = self.weights.vector(&format!("{name}.bias"), width)?;
         Ok(LayerNorm::new(weight, bias, eps, &self.device))
+    }
+
+    /// A layer norm as a [`stack`](super::stack) reads it.
+    pub(super) fn norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm, TensorError> {
+        Ok(Norm {
+            weight: self.weights.vector(&format!("{name}.weight"), width)?,
+            bias: self.weights.vector(&format!("{name}.bias"), width)?,
+            eps,
+        })
     }
 }

@@ -5,18 +5,18 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::build::{Builder, Part, Precision, Weights};
 use super::layers::{LayerNorm, Projection};
-use super::math::{AttendSpec, Segment};
-use super::{Activation, KvCache, KvLayout, KvType, device, ops};
+use super::stack::{StackLayer, StackRules};
+use super::{Activation, device, ops};
 use crate::artifact::TensorError;
 use crate::config::{EncoderConfig, Head};
-use crate::kernel::Shape;
+use crate::kernel::{Encoding, KernelPath, Shape};
 
 /// An encoder with its head, if it has one.
 #[derive(Module, Debug)]
 pub(crate) struct Encoder {
     words: Projection,
     norm: LayerNorm,
-    layers: Vec<Layer>,
+    layers: Vec<StackLayer>,
     head: Vec<Projection>,
     #[module(skip)]
     tables: Tables,
@@ -34,31 +34,25 @@ struct Tables {
 
 #[derive(Clone, Copy, Debug)]
 struct Rules {
-    hidden: usize,
-    heads: usize,
     first_position: usize,
-    activation: Activation,
+    stack: StackRules,
     head: Head,
 }
 
-#[derive(Module, Debug)]
-struct Layer {
-    qkv: Projection,
-    output: Projection,
-    attention_norm: LayerNorm,
-    up: Projection,
-    down: Projection,
-    norm: LayerNorm,
-}
-
 impl Encoder {
-    /// Builds the modules.
+    /// Builds the modules, with linear layers in this encoding.
     pub(crate) fn build(
         config: &EncoderConfig,
         weights: &dyn Weights,
-        precision: Precision,
+        packed: (Encoding, KernelPath),
     ) -> Result<Self, TensorError> {
-        let builder = Builder::new(weights, precision);
+        let (encoding, path) = packed;
+        let builder = Builder::new(weights, Precision::Packed(encoding, path));
+        // Rows of f32 are found faster where they lie in one piece.
+        let words_builder = match encoding {
+            Encoding::F32 => Builder::new(weights, Precision::Dense),
+            _ => Builder::new(weights, builder.precision),
+        };
         let hidden = config.hidden;
         let table = |name: &str, n: usize| {
             let name = format!("embeddings.{name}_embeddings.weight");
@@ -82,9 +76,9 @@ impl Encoder {
         };
         let mut token_type = table("token_type", config.token_types)?;
         token_type.truncate(hidden);
-        let layers = (0..config.layers).map(|index| Layer::build(&builder, config, index));
+        let layers = (0..config.layers).map(|index| layer(&builder, config, packed, index));
         Ok(Self {
-            words: builder.projection(&[words], hidden)?,
+            words: words_builder.projection(&[words], hidden)?,
             norm: builder.layer_norm("embeddings.LayerNorm", hidden, config.norm_eps)?,
             layers: layers.collect::<Result<_, _>>()?,
             head: config
@@ -97,10 +91,12 @@ impl Encoder {
                 token_type,
             },
             rules: Rules {
-                hidden,
-                heads: config.heads,
                 first_position: config.first_position,
-                activation: config.activation,
+                stack: StackRules {
+                    heads: config.heads,
+                    hidden,
+                    activation: config.activation,
+                },
                 head: config.head,
             },
         })
@@ -134,7 +130,7 @@ impl Encoder {
     }
 
     fn states(&self, texts: &[&[u32]]) -> Tensor<2> {
-        let Rules { hidden, heads, .. } = self.rules;
+        let hidden = self.rules.stack.hidden;
         let ids: Vec<u32> = texts.iter().flat_map(|text| text.iter()).copied().collect();
         let mut added = Vec::with_capacity(ids.len() * hidden);
         for text in texts {
@@ -146,83 +142,38 @@ impl Encoder {
         }
         let added = TensorData::new(added, [ids.len(), hidden]);
         let words = self.words.rows(&ids, &device());
-        let mut x = self
+        let x = self
             .norm
             .forward(words + Tensor::from_data(added, &device()));
-        let layout = KvLayout {
-            layers: 1,
-            kv_heads: heads,
-            head_dim: hidden / heads,
-            kind: KvType::F32,
-        };
-        // Keys and values of one layer at a time: written, read, and written
-        // over by the next.
-        let mut caches: Vec<KvCache> = texts.iter().map(|_| KvCache::new(layout)).collect();
-        for (cache, text) in caches.iter_mut().zip(texts) {
-            cache.reserve(text.len());
-        }
-        for layer in &self.layers {
-            let mut segments: Vec<Segment<'_>> = texts
-                .iter()
-                .zip(&mut caches)
-                .map(|(text, cache)| Segment {
-                    tokens: text.len(),
-                    cache,
-                })
-                .collect();
-            x = layer.forward(x, &mut segments, self.rules);
-        }
-        x
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        ops::stack(x, &self.layers, &lengths, self.rules.stack)
     }
 }
 
-impl Layer {
-    fn build(
-        builder: &Builder<'_>,
-        config: &EncoderConfig,
-        index: usize,
-    ) -> Result<Self, TensorError> {
-        let hidden = config.hidden;
-        let name = |part: &str| format!("encoder.layer.{index}.{part}");
-        let part = |what: &str, outputs: usize| Part {
-            name: name(what),
-            outputs,
-            bias: true,
-        };
-        let norm = |what: &str| builder.layer_norm(&name(what), hidden, config.norm_eps);
-        let qkv =
-            ["query", "key", "value"].map(|what| part(&format!("attention.self.{what}"), hidden));
-        Ok(Self {
-            qkv: builder.projection(&qkv, hidden)?,
-            output: builder.projection(&[part("attention.output.dense", hidden)], hidden)?,
-            attention_norm: norm("attention.output.LayerNorm")?,
-            up: builder.projection(&[part("intermediate.dense", config.intermediate)], hidden)?,
-            down: builder.projection(&[part("output.dense", hidden)], config.intermediate)?,
-            norm: norm("output.LayerNorm")?,
-        })
-    }
-
-    fn forward(&self, x: Tensor<2>, segments: &mut [Segment<'_>], rules: Rules) -> Tensor<2> {
-        let head_dim = rules.hidden / rules.heads;
-        let spec = AttendSpec {
-            layer: 0,
-            heads: rules.heads,
-            kv_heads: rules.heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            softcap: None,
-            window: None,
-            causal: false,
-            norms: None,
-            rotation: None,
-        };
-        let attended = ops::attend(self.qkv.forward(x.clone()), segments, spec);
-        let x = self
-            .attention_norm
-            .forward(x + self.output.forward(attended));
-        let up = ops::activate(self.up.forward(x.clone()), rules.activation);
-        self.norm.forward(x + self.down.forward(up))
-    }
+fn layer(
+    builder: &Builder<'_>,
+    config: &EncoderConfig,
+    packed: (Encoding, KernelPath),
+    index: usize,
+) -> Result<StackLayer, TensorError> {
+    let hidden = config.hidden;
+    let name = |part: &str| format!("encoder.layer.{index}.{part}");
+    let part = |what: &str, outputs: usize| Part {
+        name: name(what),
+        outputs,
+        bias: true,
+    };
+    let linear = |parts: &[Part], inputs: usize| builder.packed_linear(parts, inputs, packed);
+    let norm = |what: &str| builder.norm(&name(what), hidden, config.norm_eps);
+    let qkv = ["query", "key", "value"].map(|what| part(&format!("attention.self.{what}"), hidden));
+    Ok(StackLayer {
+        qkv: linear(&qkv, hidden)?,
+        output: linear(&[part("attention.output.dense", hidden)], hidden)?,
+        attention_norm: norm("attention.output.LayerNorm")?,
+        up: linear(&[part("intermediate.dense", config.intermediate)], hidden)?,
+        down: linear(&[part("output.dense", hidden)], config.intermediate)?,
+        norm: norm("output.LayerNorm")?,
+    })
 }
 
 fn values(x: Tensor<2>) -> Vec<f32> {

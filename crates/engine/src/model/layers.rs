@@ -51,14 +51,6 @@ pub(crate) struct LayerNorm {
 }
 
 impl Projection {
-    pub(super) fn packed(
-        parts: Vec<PackedMatrix>,
-        path: KernelPath,
-        bias: Option<Vec<f32>>,
-    ) -> Self {
-        Self::Packed(PackedLinear { parts, path, bias })
-    }
-
     pub(super) fn dense(
         weights: Vec<f32>,
         shape: Shape,

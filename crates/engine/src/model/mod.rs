@@ -14,6 +14,7 @@ mod encoder;
 mod layers;
 pub(crate) mod math;
 mod ops;
+mod stack;
 
 use burn::tensor::Device;
 

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::layers::PackedLinear;
 use super::math::{self, Activation, AttendSpec, Segment};
+use super::stack::{self, StackLayer, StackRules};
 use crate::kernel;
 
 #[backend_extension(Flex)]
@@ -20,6 +21,13 @@ trait ModelOps: Backend {
         qkv: FloatTensor<Self>,
         segments: &mut [Segment<'_>],
         spec: AttendSpec<'_>,
+    ) -> FloatTensor<Self>;
+
+    fn stack(
+        x: FloatTensor<Self>,
+        layers: &[StackLayer],
+        lengths: &[usize],
+        rules: StackRules,
     ) -> FloatTensor<Self>;
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
@@ -51,6 +59,17 @@ impl ModelOps for Flex {
         let qkv = qkv.to_contiguous();
         let out = math::attend(floats(&qkv).to_vec(), segments, spec);
         matrix(out, spec.heads * spec.head_dim)
+    }
+
+    fn stack(
+        x: FlexTensor,
+        layers: &[StackLayer],
+        lengths: &[usize],
+        rules: StackRules,
+    ) -> FlexTensor {
+        let x = x.to_contiguous();
+        let out = stack::run(floats(&x).to_vec(), layers, lengths, rules);
+        matrix(out, rules.hidden)
     }
 
     fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
@@ -123,6 +142,21 @@ pub(super) fn attend(
         qkv.into_dispatch(),
         segments,
         spec,
+    ))
+}
+
+/// See [`stack::run`].
+pub(super) fn stack(
+    x: Tensor<2>,
+    layers: &[StackLayer],
+    lengths: &[usize],
+    rules: StackRules,
+) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as ModelOps>::stack(
+        x.into_dispatch(),
+        layers,
+        lengths,
+        rules,
     ))
 }
 

@@ -5,7 +5,8 @@
 use std::arch::x86_64::*;
 
 use super::super::layout::{Encoding, ROWS, TileRow};
-use super::{GROUPS, Row};
+use super::page::load_half;
+use super::{Cell, GROUPS, Row};
 
 /// # Safety
 ///
@@ -141,16 +142,19 @@ unsafe fn q4_halves<const T: usize, const H: usize>(
 /// # Safety
 ///
 /// The processor has AVX2 and F16C; all rows are of one length, and `w` has
-/// sixteen f16 for each of their inputs.
+/// sixteen cells for each of their inputs.
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn f16<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+pub(super) unsafe fn floats<E: Cell, const T: usize>(
+    rows: [&[f32]; T],
+    w: TileRow<'_>,
+) -> [[f32; ROWS]; T] {
     let mut low = [_mm256_setzero_ps(); T];
     let mut high = [_mm256_setzero_ps(); T];
     for input in 0..rows[0].len() {
-        // SAFETY: 32 bytes for each input are there; read unaligned.
+        // SAFETY: sixteen cells for each input are there; read unaligned.
         let (first, second) = unsafe {
-            let at = w.bytes.as_ptr().add(input * ROWS * 2);
-            (halves(at), halves(at.add(16)))
+            let at = w.bytes.as_ptr().cast::<E>().add(input * ROWS);
+            (load_half(at), load_half(at.add(8)))
         };
         for t in 0..T {
             // SAFETY: all rows have as many inputs as the first.

@@ -1,41 +1,91 @@
-//! AVX-512 with VNNI.
+//! AVX-512 with VNNI: `T` tokens against `W` tile rows, so that a word of
+//! activations is broadcast once for all of them.
 
 use std::arch::x86_64::*;
 
 use super::super::layout::{Encoding, ROWS, TileRow};
-use super::{GROUPS, Row};
+use super::page::load;
+use super::{Cell, GROUPS, Row};
+
+/// Brings a line of the tiles that come next into the core's second cache while
+/// these are computed with. One token is bound by memory anyway, and reads in
+/// one stream.
+#[inline(always)]
+fn fetch<const T: usize>(ahead: TileRow<'_>, at: usize) {
+    if T > 1 {
+        let line = ahead.bytes.as_ptr().wrapping_add(at);
+        // SAFETY: every x86-64 has SSE; a prefetch reads nothing, wherever it
+        // points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+    }
+}
+
+/// Results by tile row, then by token.
+type Out<const T: usize, const W: usize> = [[[f32; ROWS]; T]; W];
+
+/// Adds a block's dot products, scaled, to the sums. A macro, since a function
+/// with this many registers' worth of arguments goes through memory. In an
+/// unsafe block: `block` must be below the number of blocks of every row and of
+/// each of `w`.
+macro_rules! accumulate {
+    ($sums:ident, $dots:ident, $rows:ident, $w:ident, $block:ident) => {
+        let mut scales = [_mm512_setzero_ps(); W];
+        for i in 0..W {
+            // Sixteen f16 are 32 bytes for each block; read unaligned.
+            let at = $w[i].scales.as_ptr().add($block * ROWS * 2);
+            scales[i] = _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
+        }
+        for t in 0..T {
+            let scale = _mm512_set1_ps(*$rows[t].scales.get_unchecked($block));
+            for i in 0..W {
+                let factor = _mm512_mul_ps(scale, scales[i]);
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps($dots[i][t]), factor);
+                $sums[i][t] = _mm512_add_ps($sums[i][t], scaled);
+            }
+        }
+    };
+}
 
 /// `vpdpbusd` multiplies the offset weights as they are stored; starting from
 /// the correction takes the offset out again.
 ///
 /// # Safety
 ///
-/// The processor has the features; every row has as many blocks as `w`, which
-/// [`Row::new`] asserts.
+/// The processor has the features; every row has as many blocks as each of
+/// `w`, which [`Row::new`] asserts.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn q8<const T: usize>(rows: [Row<'_>; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
-    let mut sums = [_mm512_setzero_ps(); T];
+pub(super) unsafe fn q8<const T: usize, const W: usize>(
+    rows: [Row<'_>; T],
+    w: [TileRow<'_>; W],
+    ahead: [TileRow<'_>; W],
+) -> Out<T, W> {
+    let mut sums = [[_mm512_setzero_ps(); T]; W];
     for block in 0..rows[0].values.len() {
-        // SAFETY: `block` is below the number of tiles.
-        let tile = unsafe { w.bytes.as_ptr().add(block * Encoding::Q8.tile_bytes()) };
-        // Plain loops, here and below: the library's `map` is not compiled for
-        // these registers.
-        let mut dots = [_mm512_setzero_si512(); T];
-        for t in 0..T {
-            // SAFETY: as above, for all rows.
-            dots[t] = unsafe { correction(&rows[t], block) };
-        }
+        // SAFETY: `block` is in range for corrections as for tiles.
+        let mut dots = unsafe { corrections::<T, W>(&rows, block) };
         for group in 0..GROUPS {
-            // SAFETY: a tile has eight groups of 64 bytes; read unaligned.
-            let weights = unsafe { _mm512_loadu_si512(tile.add(group * 64).cast()) };
+            // Plain loops, here and below: the library's `map` is not compiled
+            // for these registers.
+            let mut weights = [_mm512_setzero_si512(); W];
+            for i in 0..W {
+                let at = block * Encoding::Q8.tile_bytes() + group * 64;
+                // SAFETY: `block` is below the number of tiles, each of which
+                // has eight groups of 64 bytes; read unaligned.
+                weights[i] = unsafe { _mm512_loadu_si512(w[i].bytes.as_ptr().add(at).cast()) };
+                fetch::<T>(ahead[i], at);
+            }
             for t in 0..T {
                 // SAFETY: block and group are in range.
                 let x = _mm512_set1_epi32(unsafe { rows[t].word(block, group) });
-                dots[t] = _mm512_dpbusd_epi32(dots[t], weights, x);
+                for i in 0..W {
+                    dots[i][t] = _mm512_dpbusd_epi32(dots[i][t], weights[i], x);
+                }
             }
         }
         // SAFETY: `block` is in range for scales as for tiles.
-        unsafe { accumulate(&mut sums, dots, &rows, w, block) };
+        unsafe {
+            accumulate!(sums, dots, rows, w, block);
+        }
     }
     stored(sums)
 }
@@ -46,38 +96,45 @@ pub(super) unsafe fn q8<const T: usize>(rows: [Row<'_>; T], w: TileRow<'_>) -> [
 ///
 /// As for [`q8`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn q4<const T: usize>(rows: [Row<'_>; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
+pub(super) unsafe fn q4<const T: usize, const W: usize>(
+    rows: [Row<'_>; T],
+    w: [TileRow<'_>; W],
+    ahead: [TileRow<'_>; W],
+) -> Out<T, W> {
     let mask = _mm512_set1_epi8(15);
-    let mut sums = [_mm512_setzero_ps(); T];
+    let mut sums = [[_mm512_setzero_ps(); T]; W];
     for block in 0..rows[0].values.len() {
-        // SAFETY: `block` is below the number of tiles.
-        let tile = unsafe { w.bytes.as_ptr().add(block * Encoding::Q4.tile_bytes()) };
-        // Plain loops, here and below: the library's `map` is not compiled for
-        // these registers.
-        let mut dots = [_mm512_setzero_si512(); T];
-        for t in 0..T {
-            // SAFETY: as above, for all rows.
-            dots[t] = unsafe { correction(&rows[t], block) };
-        }
+        // SAFETY: `block` is in range for corrections as for tiles.
+        let mut dots = unsafe { corrections::<T, W>(&rows, block) };
         for group in 0..GROUPS / 2 {
-            // SAFETY: a tile has four times 64 bytes; read unaligned.
-            let both = unsafe { _mm512_loadu_si512(tile.add(group * 64).cast()) };
-            let low = _mm512_and_si512(both, mask);
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask);
+            let (mut low, mut high) = ([mask; W], [mask; W]);
+            for i in 0..W {
+                let at = block * Encoding::Q4.tile_bytes() + group * 64;
+                // SAFETY: `block` is below the number of tiles, each of which
+                // has four times 64 bytes; read unaligned.
+                let both = unsafe { _mm512_loadu_si512(w[i].bytes.as_ptr().add(at).cast()) };
+                fetch::<T>(ahead[i], at);
+                low[i] = _mm512_and_si512(both, mask);
+                high[i] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask);
+            }
             for t in 0..T {
                 // SAFETY: block and groups are in range.
                 let (first, second) = unsafe {
                     (
-                        rows[t].word(block, group),
-                        rows[t].word(block, group + GROUPS / 2),
+                        _mm512_set1_epi32(rows[t].word(block, group)),
+                        _mm512_set1_epi32(rows[t].word(block, group + GROUPS / 2)),
                     )
                 };
-                dots[t] = _mm512_dpbusd_epi32(dots[t], low, _mm512_set1_epi32(first));
-                dots[t] = _mm512_dpbusd_epi32(dots[t], high, _mm512_set1_epi32(second));
+                for i in 0..W {
+                    dots[i][t] = _mm512_dpbusd_epi32(dots[i][t], low[i], first);
+                    dots[i][t] = _mm512_dpbusd_epi32(dots[i][t], high[i], second);
+                }
             }
         }
         // SAFETY: `block` is in range for scales as for tiles.
-        unsafe { accumulate(&mut sums, dots, &rows, w, block) };
+        unsafe {
+            accumulate!(sums, dots, rows, w, block);
+        }
     }
     stored(sums)
 }
@@ -86,19 +143,28 @@ pub(super) unsafe fn q4<const T: usize>(rows: [Row<'_>; T], w: TileRow<'_>) -> [
 ///
 /// # Safety
 ///
-/// The processor has the features; all rows are of one length, and `w` has
-/// sixteen f16 for each of their inputs.
+/// The processor has the features; all rows are of one length, and each of `w`
+/// has sixteen cells for each of their inputs.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn f16<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [[f32; ROWS]; T] {
-    let mut sums = [_mm512_setzero_ps(); T];
+pub(super) unsafe fn floats<E: Cell, const T: usize, const W: usize>(
+    rows: [&[f32]; T],
+    w: [TileRow<'_>; W],
+    ahead: [TileRow<'_>; W],
+) -> Out<T, W> {
+    let mut sums = [[_mm512_setzero_ps(); T]; W];
     for input in 0..rows[0].len() {
-        // SAFETY: 32 bytes for each input are there; read unaligned.
-        let narrow = unsafe { _mm256_loadu_si256(w.bytes.as_ptr().add(input * ROWS * 2).cast()) };
-        let weights = _mm512_cvtph_ps(narrow);
+        let mut weights = [_mm512_setzero_ps(); W];
+        for i in 0..W {
+            // SAFETY: sixteen cells for each input are there; read unaligned.
+            weights[i] = unsafe { load(w[i].bytes.as_ptr().cast::<E>().add(input * ROWS)) };
+            fetch::<T>(ahead[i], input * ROWS * size_of::<E>());
+        }
         for t in 0..T {
             // SAFETY: all rows have as many inputs as the first.
             let x = _mm512_set1_ps(unsafe { *rows[t].get_unchecked(input) });
-            sums[t] = _mm512_add_ps(sums[t], _mm512_mul_ps(x, weights));
+            for i in 0..W {
+                sums[i][t] = _mm512_add_ps(sums[i][t], _mm512_mul_ps(x, weights[i]));
+            }
         }
     }
     stored(sums)
@@ -106,41 +172,33 @@ pub(super) unsafe fn f16<const T: usize>(rows: [&[f32]; T], w: TileRow<'_>) -> [
 
 /// # Safety
 ///
-/// `block` must be below the row's number of blocks.
+/// `block` must be below every row's number of blocks.
+#[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn correction(row: &Row<'_>, block: usize) -> __m512i {
-    // SAFETY: the caller's.
-    _mm512_set1_epi32(unsafe { *row.corrections.get_unchecked(block) })
-}
-
-/// # Safety
-///
-/// `block` must be below the number of blocks of every row and of `w`.
-#[target_feature(enable = "avx512f")]
-unsafe fn accumulate<const T: usize>(
-    sums: &mut [__m512; T],
-    dots: [__m512i; T],
+unsafe fn corrections<const T: usize, const W: usize>(
     rows: &[Row<'_>; T],
-    w: TileRow<'_>,
     block: usize,
-) {
-    // SAFETY: sixteen f16 are 32 bytes for each block; read unaligned.
-    let scales = unsafe { _mm256_loadu_si256(w.scales.as_ptr().add(block * ROWS * 2).cast()) };
-    let scales = _mm512_cvtph_ps(scales);
+) -> [[__m512i; T]; W] {
+    let mut dots = [[_mm512_setzero_si512(); T]; W];
     for t in 0..T {
         // SAFETY: the caller's.
-        let scale = _mm512_set1_ps(unsafe { *rows[t].scales.get_unchecked(block) });
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[t]), _mm512_mul_ps(scale, scales));
-        sums[t] = _mm512_add_ps(sums[t], scaled);
+        let start = _mm512_set1_epi32(unsafe { *rows[t].corrections.get_unchecked(block) });
+        for i in 0..W {
+            dots[i][t] = start;
+        }
     }
+    dots
 }
 
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn stored<const T: usize>(sums: [__m512; T]) -> [[f32; ROWS]; T] {
-    let mut out = [[0.0; ROWS]; T];
-    for t in 0..T {
-        // SAFETY: sixteen f32 are one 64-byte store, unaligned.
-        unsafe { _mm512_storeu_ps(out[t].as_mut_ptr(), sums[t]) };
+fn stored<const T: usize, const W: usize>(sums: [[__m512; T]; W]) -> Out<T, W> {
+    let mut out = [[[0.0; ROWS]; T]; W];
+    for i in 0..W {
+        for t in 0..T {
+            // SAFETY: sixteen f32 are one 64-byte store, unaligned.
+            unsafe { _mm512_storeu_ps(out[i][t].as_mut_ptr(), sums[i][t]) };
+        }
     }
     out
 }

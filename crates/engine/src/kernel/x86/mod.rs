@@ -113,47 +113,49 @@ pub(super) fn page_weigh_256<E: Cell, const R: usize>(
     unsafe { page::weigh_256(weights, values, outs) }
 }
 
-/// q8 and q4 weights for `T` tokens from `first`.
-pub(super) fn quantized<const T: usize>(
+/// q8 and q4 weights of `W` tile rows for `T` tokens from `first`. `ahead` are
+/// the tile rows that come next.
+pub(super) fn quantized<const T: usize, const W: usize>(
     x: &Activations,
     first: usize,
-    w: TileRow<'_>,
+    (w, ahead): ([TileRow<'_>; W], [TileRow<'_>; W]),
     encoding: Encoding,
     path: KernelPath,
-) -> [[f32; ROWS]; T] {
-    let rows = std::array::from_fn(|t| Row::new(x, first + t, w, encoding));
+) -> [[[f32; ROWS]; T]; W] {
+    let rows = std::array::from_fn(|t| Row::new(x, first + t, &w, encoding));
     match (path.kind(), encoding) {
         // SAFETY: a `KernelPath` of this kind exists only where the processor
         // was seen to have AVX-512F, BW and VNNI.
-        (Kind::Avx512, Encoding::Q8) => unsafe { avx512::q8(rows, w) },
+        (Kind::Avx512, Encoding::Q8) => unsafe { avx512::q8(rows, w, ahead) },
         // SAFETY: as above.
-        (Kind::Avx512, _) => unsafe { avx512::q4(rows, w) },
+        (Kind::Avx512, _) => unsafe { avx512::q4(rows, w, ahead) },
         // SAFETY: a path of any other kind that reaches this module was seen
         // to have AVX2 and F16C.
-        (_, Encoding::Q8) => unsafe { avx2::q8(rows, w) },
+        (_, Encoding::Q8) => w.map(|w| unsafe { avx2::q8(rows, w) }),
         // SAFETY: as above.
-        (_, _) => unsafe { avx2::q4(rows, w) },
+        (_, _) => w.map(|w| unsafe { avx2::q4(rows, w) }),
     }
 }
 
-/// f16 weights for `T` rows of activations.
-pub(super) fn floats<const T: usize>(
+/// Cells of `W` tile rows for `T` rows of activations.
+pub(super) fn floats<E: Cell, const T: usize, const W: usize>(
     rows: [&[f32]; T],
-    w: TileRow<'_>,
+    (w, ahead): ([TileRow<'_>; W], [TileRow<'_>; W]),
     path: KernelPath,
-) -> [[f32; ROWS]; T] {
+) -> [[[f32; ROWS]; T]; W] {
     let inputs = rows[0].len();
     assert!(rows.iter().all(|row| row.len() == inputs));
-    assert!(inputs * ROWS * 2 <= w.bytes.len());
+    let bytes = inputs * ROWS * size_of::<E>();
+    assert!(w.iter().all(|w| bytes <= w.bytes.len()));
     match path.kind() {
         // SAFETY: as in `quantized`; the lengths were just compared.
-        Kind::Avx512 => unsafe { avx512::f16(rows, w) },
+        Kind::Avx512 => unsafe { avx512::floats::<E, T, W>(rows, w, ahead) },
         // SAFETY: as in `quantized`; the lengths were just compared.
-        _ => unsafe { avx2::f16(rows, w) },
+        _ => w.map(|w| unsafe { avx2::floats::<E, T>(rows, w) }),
     }
 }
 
-/// One token's blocks, as many as the tile row has.
+/// One token's blocks, as many as the tile rows have.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     values: &'a [[i8; BLOCK]],
@@ -162,15 +164,17 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// All three slices are of `w`'s number of blocks: what the vector paths
-    /// rely on where they read without asking again.
+    /// All three slices are of the number of blocks of each of `w`: what the
+    /// vector paths rely on where they read without asking again.
     #[inline(always)]
-    fn new(x: &'a Activations, token: usize, w: TileRow<'_>, encoding: Encoding) -> Self {
+    fn new(x: &'a Activations, token: usize, w: &[TileRow<'_>], encoding: Encoding) -> Self {
         let (values, scales, corrections) = x.row(token);
         let blocks = values.len();
         assert!(scales.len() == blocks && corrections.len() == blocks);
-        assert_eq!(w.bytes.len(), blocks * encoding.tile_bytes());
-        assert_eq!(w.scales.len(), blocks * encoding.scale_bytes());
+        for w in w {
+            assert_eq!(w.bytes.len(), blocks * encoding.tile_bytes());
+            assert_eq!(w.scales.len(), blocks * encoding.scale_bytes());
+        }
         Self {
             values,
             scales,

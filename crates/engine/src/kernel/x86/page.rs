@@ -10,7 +10,7 @@ use super::super::page::{Cell, PAGE, plain_weigh};
 ///
 /// The processor has AVX-512F; sixteen numbers from `at` must be readable.
 #[target_feature(enable = "avx512f")]
-unsafe fn load<E: Cell>(at: *const E) -> __m512 {
+pub(super) unsafe fn load<E: Cell>(at: *const E) -> __m512 {
     // SAFETY: the caller's. Cells of two bytes are f16, those of four f32.
     unsafe {
         match size_of::<E>() {
@@ -26,7 +26,7 @@ unsafe fn load<E: Cell>(at: *const E) -> __m512 {
 ///
 /// The processor has AVX2 and F16C; eight numbers from `at` must be readable.
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn load_half<E: Cell>(at: *const E) -> __m256 {
+pub(super) unsafe fn load_half<E: Cell>(at: *const E) -> __m256 {
     // SAFETY: as above.
     unsafe {
         match size_of::<E>() {

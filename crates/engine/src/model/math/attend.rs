@@ -5,9 +5,10 @@
 
 use rayon::prelude::*;
 
-use super::{rms_norm_row, sum_lanes};
+use super::rms_norm_row;
+use super::softmax::Softmax;
 use crate::kernel::page::{self, PAGE};
-use crate::kernel::{Work, wide};
+use crate::kernel::wide;
 use crate::model::cache::{Element, KvCache, KvType};
 
 /// Tokens of a prompt that are attended for together.
@@ -367,45 +368,4 @@ impl<E: Element> Unit<'_, E> {
         page::weigh(weights, values, outs);
         R
     }
-}
-
-/// Replaces scores by `exp(score − max)`, divided by their sum.
-struct Softmax<'a> {
-    scores: &'a mut [f32],
-    softcap: Option<f32>,
-}
-
-impl Work for Softmax<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let total = exponentials(self.scores, self.softcap);
-        for score in self.scores {
-            *score /= total;
-        }
-    }
-}
-
-/// Replaces scores by `exp(score − max)` and returns their sum.
-#[inline(always)]
-fn exponentials(scores: &mut [f32], softcap: Option<f32>) -> f32 {
-    if let Some(cap) = softcap {
-        for score in &mut *scores {
-            *score = cap * super::tanh(*score / cap);
-        }
-    }
-    let mut largest = [f32::NEG_INFINITY; 8];
-    for chunk in scores.chunks(8) {
-        for (largest, score) in largest.iter_mut().zip(chunk) {
-            *largest = largest.max(*score);
-        }
-    }
-    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0.0f32; 8];
-    for chunk in scores.chunks_mut(8) {
-        for (score, lane) in chunk.iter_mut().zip(&mut lanes) {
-            *score = super::exp(*score - largest);
-            *lane += *score;
-        }
-    }
-    sum_lanes(lanes)
 }

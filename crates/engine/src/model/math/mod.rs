@@ -7,11 +7,14 @@
 
 mod attend;
 mod functions;
+mod softmax;
+mod whole;
 
 use rayon::prelude::*;
 
 pub(crate) use attend::{AttendSpec, Rotation, Segment, attend};
 pub(crate) use functions::{Activation, exp, tanh};
+pub(crate) use whole::{Blocks, Heads, attend_whole};
 
 use crate::kernel::{Work, wide};
 
@@ -98,10 +101,12 @@ pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> V
     )
 }
 
-struct LayerNorm<'a> {
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
+/// A norm by mean and deviation.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerNorm<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) eps: f32,
 }
 
 impl Rows for LayerNorm<'_> {
@@ -109,13 +114,82 @@ impl Rows for LayerNorm<'_> {
     fn run(&self, x: &[f32], out: &mut [f32]) {
         let width = self.weight.len();
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let mean = sum(x) / width as f32;
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = x - mean;
+            out.copy_from_slice(x);
+            self.row(out);
+        }
+    }
+}
+
+impl LayerNorm<'_> {
+    #[inline(always)]
+    fn row(&self, x: &mut [f32]) {
+        let width = self.weight.len() as f32;
+        let mean = sum(x) / width;
+        x.iter_mut().for_each(|x| *x -= mean);
+        let inverse = 1.0 / (dot(x, x) / width + self.eps).sqrt();
+        for ((x, weight), bias) in x.iter_mut().zip(self.weight).zip(self.bias) {
+            *x = *x * inverse * weight + bias;
+        }
+    }
+}
+
+/// `layer_norm(x + (added + bias))` in place, on the calling thread.
+pub(crate) fn add_and_norm(x: &mut [f32], added: &[f32], bias: &[f32], norm: LayerNorm<'_>) {
+    wide(AddAndNorm {
+        x,
+        added,
+        bias,
+        norm,
+    });
+}
+
+struct AddAndNorm<'a> {
+    x: &'a mut [f32],
+    added: &'a [f32],
+    bias: &'a [f32],
+    norm: LayerNorm<'a>,
+}
+
+impl Work for AddAndNorm<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let width = self.bias.len();
+        let rows = self.x.chunks_exact_mut(width);
+        for (x, added) in rows.zip(self.added.chunks_exact(width)) {
+            for ((x, added), bias) in x.iter_mut().zip(added).zip(self.bias) {
+                *x += added + bias;
             }
-            let inverse = 1.0 / (dot(out, out) / width as f32 + self.eps).sqrt();
-            for ((out, weight), bias) in out.iter_mut().zip(self.weight).zip(self.bias) {
-                *out = *out * inverse * weight + bias;
+            self.norm.row(x);
+        }
+    }
+}
+
+/// `activation(x + bias)` in place, on the calling thread.
+pub(crate) fn add_and_activate(x: &mut [f32], bias: &[f32], activation: Activation) {
+    wide(AddAndActivate {
+        x,
+        bias,
+        activation,
+    });
+}
+
+struct AddAndActivate<'a> {
+    x: &'a mut [f32],
+    bias: &'a [f32],
+    activation: Activation,
+}
+
+impl Work for AddAndActivate<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let mut room = [0.0; 256];
+        for row in self.x.chunks_exact_mut(self.bias.len()) {
+            for (x, bias) in row.chunks_mut(256).zip(self.bias.chunks(256)) {
+                let room = &mut room[..x.len()];
+                for ((room, x), bias) in room.iter_mut().zip(&*x).zip(bias) {
+                    *room = x + bias;
+                }
+                self.activation.apply(room, x);
             }
         }
     }
@@ -161,9 +235,21 @@ impl Rows for Activate {
 
 /// Adds a bias to each row.
 pub(crate) fn add_bias(x: &mut [f32], bias: &[f32]) {
-    for row in x.chunks_exact_mut(bias.len()) {
-        for (x, bias) in row.iter_mut().zip(bias) {
-            *x += bias;
+    wide(AddBias { x, bias });
+}
+
+struct AddBias<'a> {
+    x: &'a mut [f32],
+    bias: &'a [f32],
+}
+
+impl Work for AddBias<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for row in self.x.chunks_exact_mut(self.bias.len()) {
+            for (x, bias) in row.iter_mut().zip(self.bias) {
+                *x += bias;
+            }
         }
     }
 }

@@ -132,6 +132,56 @@ proptest! {
 }
 
 #[test]
+fn whole_texts_attend_as_a_cache_would_let_them() {
+    let spec = AttendSpec {
+        kv_heads: HEADS,
+        causal: false,
+        ..spec(24, None)
+    };
+    let (width, lengths) = (3 * HEADS * 24, [5usize, 1, 40, 18]);
+    let qkv = noise(64 * width, 7);
+    let (mut rest, mut expected, mut texts) = (&*qkv, Vec::new(), Vec::new());
+    for tokens in lengths {
+        let first = texts
+            .last()
+            .map_or(0, |text: &std::ops::Range<usize>| text.end);
+        texts.push(first..first + tokens);
+        let (mine, others) = rest.split_at(tokens * width);
+        rest = others;
+        let mut cache = KvCache::new(KvLayout {
+            layers: 1,
+            kv_heads: HEADS,
+            head_dim: 24,
+            kind: KvType::F32,
+        });
+        cache.reserve(tokens);
+        let mut segment = [Segment {
+            tokens,
+            cache: &mut cache,
+        }];
+        expected.extend(attend(mine.to_vec(), &mut segment, spec));
+    }
+    let heads = Heads {
+        count: HEADS,
+        dim: 24,
+        scale: spec.scale,
+    };
+    for rows in [64, 20, 7] {
+        let blocks: Vec<Vec<f32>> = qkv.chunks(rows * width).map(<[f32]>::to_vec).collect();
+        let blocks = Blocks {
+            blocks: &blocks,
+            rows,
+        };
+        let parts = (0..64).step_by(rows).map(|first| {
+            let part = first..(first + rows).min(64);
+            attend_whole(blocks, &texts, part, heads)
+        });
+        let got = parts.collect::<Vec<_>>().concat();
+        assert_eq!(bits(&got), bits(&expected), "{rows} rows a block");
+    }
+}
+
+#[test]
 fn streams_in_one_call_do_not_touch_each_other() {
     let spec = spec(16, None);
     let width = (HEADS + 2 * KV_HEADS) * 16;
