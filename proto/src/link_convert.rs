@@ -5,12 +5,14 @@ use crate::{link, v1};
 use std::time::Duration;
 use tiermesh_core::{
     CapacityReport, Content, Context, Continuation, Deadline, InferError, ModelDigest, ModelId,
-    ModelOffer, ModelState, NodeId, NumericsId, PermitScope, Request, RequestMeta, Task, Time, Usd,
-    Via,
+    ModelOffer, ModelState, NodeId, NumericsId, PermitScope, Request, RequestMeta, Speaker, Task,
+    Time, Usd, Via,
 };
 
 /// The most emitted ids a Start carries: the longest answer.
 const MAX_EMITTED: usize = tiermesh_core::request::MAX_OUTPUT_TOKENS as usize;
+/// The most text of an answer a Start carries, in bytes.
+const MAX_EMITTED_TEXT: usize = 128 * 1024;
 
 /// A Start frame in core types.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub fn start_to_wire(
     now: Time,
 ) -> link::Start {
     let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    let speaker = context.continuation.speaker.as_ref();
+    let spoken = |of: fn(&Speaker) -> Option<String>| speaker.and_then(of).unwrap_or_default();
     link::Start {
         request: Some(request_to_wire(meta, content)),
         seed: meta.seed,
@@ -46,22 +50,69 @@ pub fn start_to_wire(
             .model
             .as_ref()
             .map_or_else(String::new, ToString::to_string),
+        emitted_text: context.continuation.text.clone(),
+        emitted_tokens: context.continuation.said(),
+        emitted_model: spoken(|speaker| speaker.model.as_ref().map(ToString::to_string)),
+        emitted_digest: spoken(|speaker| speaker.digest.as_ref().map(ToString::to_string)),
+        emitted_numerics_id: spoken(|by| by.numerics_id.as_ref().map(ToString::to_string)),
     }
+}
+
+/// What the client has already, checked.
+fn continuation(wire: &mut link::Start) -> Result<Continuation, WireError> {
+    let ids = std::mem::take(&mut wire.emitted_ids);
+    let number = |field, value: u64| {
+        Err(WireError::Number {
+            field,
+            value: value.to_string(),
+        })
+    };
+    if ids.len() > MAX_EMITTED {
+        return number("start.emitted_ids", ids.len() as u64);
+    }
+    let text = std::mem::take(&mut wire.emitted_text);
+    if text.len() > MAX_EMITTED_TEXT {
+        return number("start.emitted_text", text.len() as u64);
+    }
+    // A sender that tells no count has told the ids.
+    let tokens = match wire.emitted_tokens {
+        0 => ids.len() as u64,
+        tokens => tokens,
+    };
+    let fits = ids.is_empty() || ids.len() as u64 == tokens;
+    if !fits || tokens > MAX_EMITTED as u64 {
+        return number("start.emitted_tokens", tokens);
+    }
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let speaker = Speaker {
+        model: some(&wire.emitted_model).map(ModelId::new).transpose()?,
+        digest: some(&wire.emitted_digest)
+            .map(ModelDigest::new)
+            .transpose()?,
+        numerics_id: some(&wire.emitted_numerics_id)
+            .map(NumericsId::new)
+            .transpose()?,
+    };
+    Ok(Continuation {
+        emitted_ids: ids,
+        text,
+        tokens,
+        speaker: (speaker != Speaker::default()).then_some(speaker),
+    })
 }
 
 /// A Start frame that arrived at `now`.
 ///
 /// # Errors
 /// The field that does not fit.
-pub fn start_from_wire(wire: link::Start, now: Time) -> Result<StartParts, WireError> {
-    let mut request = request(wire.request.ok_or(WireError::Missing("start.request"))?)?;
+pub fn start_from_wire(mut wire: link::Start, now: Time) -> Result<StartParts, WireError> {
+    let mut request = request(
+        wire.request
+            .take()
+            .ok_or(WireError::Missing("start.request"))?,
+    )?;
     request.meta.seed = wire.seed;
-    if wire.emitted_ids.len() > MAX_EMITTED {
-        return Err(WireError::Number {
-            field: "start.emitted_ids",
-            value: wire.emitted_ids.len().to_string(),
-        });
-    }
+    let continuation = continuation(&mut wire)?;
     let hops: Result<Vec<_>, _> = wire.via.iter().map(NodeId::new).collect();
     let via = Via::from_hops(hops?).map_err(|error| WireError::Unknown {
         field: "start.via",
@@ -81,9 +132,7 @@ pub fn start_from_wire(wire: link::Start, now: Time) -> Result<StartParts, WireE
         priority: u8::try_from(wire.priority).unwrap_or(u8::MAX),
         trace_parent: (!wire.trace_parent.is_empty() && wire.trace_parent.len() <= 64)
             .then_some(wire.trace_parent),
-        continuation: Continuation {
-            emitted_ids: wire.emitted_ids,
-        },
+        continuation,
     };
     Ok(StartParts { request, context })
 }
@@ -109,6 +158,7 @@ pub fn failure_to_wire(error: &InferError) -> link::Failure {
 /// Codes and keys that cross the link. Others become `REMOTE_FAILURE` or are
 /// dropped: a peer cannot make us hold strings of its own as static ones.
 const CODES: &[&str] = &[
+    "ATTEMPTS_EXHAUSTED",
     "BEDROCK_ACCESS_DENIED",
     "BEDROCK_BUSY",
     "BEDROCK_CREDENTIALS",
@@ -124,6 +174,7 @@ const CODES: &[&str] = &[
     "BEDROCK_UNKNOWN_ERROR",
     "BEDROCK_UNREACHABLE",
     "BEDROCK_VALIDATION",
+    "BUDGET_EXHAUSTED",
     "CANCELLED",
     "CHAT_TEMPLATE_REFUSED",
     "CONTINUATION_NOT_SERVED",
@@ -145,6 +196,8 @@ const CODES: &[&str] = &[
     "PROTOCOL_VIOLATION",
     "QUEUE_FULL",
     "RESTART_NOT_SERVED",
+    "RETRY_BUDGET_EXHAUSTED",
+    "SHED",
     "STREAM_BROKEN",
     "STREAM_CUT",
     "STREAM_STALLED",

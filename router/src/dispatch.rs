@@ -7,14 +7,24 @@ use tiermesh_core::{
     BreakerState, Clock, Context, DecisionSummary, Destination, ErrorClass, Explain, Fleet, Infer,
     InferError, InferFuture, NodeId, Refusal, Request, RequestMeta, Sealed, Tier,
 };
-use tiermesh_decision::Policies;
+use tiermesh_decision::{Policies, Policy};
 
+mod allowance;
 mod attempt;
+mod context;
 mod decided;
+mod elsewhere;
+mod patience;
+mod race;
+mod recover;
 mod relay;
 mod run;
+mod said;
 
+pub use allowance::Allowance;
+use allowance::Bucket;
 use decided::Decided;
+pub use race::HedgeRule;
 use run::Run;
 
 /// What a dispatcher is made of.
@@ -45,8 +55,36 @@ pub struct Options {
     /// The time the last choice of a plan has, when that is longer: with
     /// nobody left to ask, late is better than never.
     pub last_first_token: Duration,
-    /// The longest pause between two events of an answer.
+    /// The longest pause between two events of an answer, whatever its pace.
     pub stall: Duration,
+    /// A pause is taken for a stall no sooner than this, and only if the
+    /// node's reports have stopped too.
+    pub stall_floor: Duration,
+    /// A node that reports and says nothing has this long at least.
+    pub stall_alive: Duration,
+    /// A node with streams in flight reports every 250 ms: one whose last
+    /// report is older than this is silent.
+    pub stale_report: Duration,
+    /// A pause is suspicious no sooner than this: then another node that
+    /// would say the very same is warmed.
+    pub rescue_floor: Duration,
+    /// The most attempts at one request.
+    pub max_attempts: u32,
+    /// The most seams in one answer.
+    pub max_seams: u32,
+    /// How long one search for another place may take where all are full.
+    pub place_within: Duration,
+    /// The first wait of such a search is up to this, each next up to twice
+    /// as long, drawn from the request's seed.
+    pub backoff: Duration,
+    /// But never longer than this.
+    pub backoff_most: Duration,
+    /// Retries after failures before the first token.
+    pub retries: Allowance,
+    /// Hedges and rescues.
+    pub hedges: Allowance,
+    /// When a request is hedged whose policy does not say.
+    pub hedge: HedgeRule,
     /// Where a client should go whose content may not be here, for the error
     /// it gets.
     pub nearer_endpoint: Option<String>,
@@ -59,6 +97,24 @@ impl Default for Options {
             first_token_floor: Duration::from_secs(2),
             last_first_token: Duration::from_secs(30),
             stall: Duration::from_secs(30),
+            stall_floor: Duration::from_millis(500),
+            stall_alive: Duration::from_secs(5),
+            stale_report: Duration::from_millis(650),
+            rescue_floor: Duration::from_millis(250),
+            max_attempts: 16,
+            max_seams: 8,
+            place_within: Duration::from_secs(3),
+            backoff: Duration::from_millis(20),
+            backoff_most: Duration::from_millis(250),
+            retries: Allowance {
+                share_percent: 20,
+                floor_per_s: 32,
+            },
+            hedges: Allowance {
+                share_percent: 10,
+                floor_per_s: 8,
+            },
+            hedge: HedgeRule::WHEN_LATE,
             nearer_endpoint: None,
         }
     }
@@ -81,6 +137,8 @@ pub(crate) struct Shared {
     policies: RwLock<Arc<Policies>>,
     breakers: Arc<Breakers>,
     clock: Arc<dyn Clock>,
+    retries: Bucket,
+    hedges: Bucket,
     options: Options,
 }
 
@@ -95,6 +153,8 @@ impl Dispatcher {
                 policies: RwLock::new(Arc::new(setup.policies)),
                 breakers: setup.breakers,
                 clock: setup.clock,
+                retries: Bucket::new(setup.options.retries),
+                hedges: Bucket::new(setup.options.hedges),
                 options: setup.options,
             }),
         }
@@ -144,6 +204,11 @@ impl Explain for Dispatcher {
 impl Shared {
     fn policies(&self) -> Arc<Policies> {
         Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When requests of a policy are asked of two nodes at once.
+    fn hedge_rule(&self, _policy: &Policy) -> &HedgeRule {
+        &self.options.hedge
     }
 
     /// Refuses content that may not even be on this machine: it should have

@@ -224,6 +224,7 @@ fn attempt_to_wire(attempt: Attempt) -> v1::Attempt {
             AttemptOutcome::Answered => Outcome::Answered,
             AttemptOutcome::Refused => Outcome::Refused,
             AttemptOutcome::Failed => Outcome::Failed,
+            AttemptOutcome::Cancelled => Outcome::Cancelled,
         } as i32,
         reason: attempt.reason.unwrap_or_default(),
     }
@@ -239,6 +240,7 @@ fn attempt(wire: v1::Attempt) -> Result<Attempt, WireError> {
             Ok(Outcome::Answered) => AttemptOutcome::Answered,
             Ok(Outcome::Refused) => AttemptOutcome::Refused,
             Ok(Outcome::Failed) => AttemptOutcome::Failed,
+            Ok(Outcome::Cancelled) => AttemptOutcome::Cancelled,
             _ => {
                 return Err(WireError::Unknown {
                     field: "attempt.outcome",

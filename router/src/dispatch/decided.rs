@@ -42,6 +42,35 @@ impl Decided {
         let mut snapshot = shared.fleet.snapshot();
         shared.breakers.merge(&mut snapshot, at);
         let seed = lot(meta);
+        Self::within(own, meta, context, policy, snapshot, (at, seed))
+    }
+
+    /// Decides once more, among the candidates of a fresh snapshot that `keep`
+    /// leaves, for the same request: deadline, hops and scope carry over.
+    pub(crate) fn again(
+        &self,
+        shared: &Shared,
+        meta: &RequestMeta,
+        snapshot: &Snapshot,
+        keep: impl Fn(&CandidateState) -> bool,
+    ) -> Result<Self, Refusal> {
+        let mut snapshot = snapshot.clone();
+        snapshot.candidates.retain(keep);
+        let terms = (shared.clock.now(), self.seed);
+        let policy = Arc::clone(&self.policy);
+        let context = self.context.clone();
+        Self::within(&shared.own.node, meta, context, policy, snapshot, terms)
+    }
+
+    fn within(
+        own: &NodeId,
+        meta: &RequestMeta,
+        context: Context,
+        policy: Arc<Policy>,
+        snapshot: Snapshot,
+        (at, seed): (Time, u64),
+    ) -> Result<Self, Refusal> {
+        let limits = Limits::of(meta, &context, &policy, at);
         let question = Question {
             meta,
             context: &context,
@@ -60,6 +89,11 @@ impl Decided {
             seed,
             context,
         })
+    }
+
+    /// Draws the lots of this request's jitter.
+    pub(crate) const fn seed(&self) -> u64 {
+        self.seed
     }
 
     pub(crate) fn choice(&self, position: usize) -> Option<&Choice> {
