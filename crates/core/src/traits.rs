@@ -139,13 +139,13 @@ impl Continuation {
     /// Whether nothing was said yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.said() == 0
+        self.said() == 0 && self.text.is_empty()
     }
 
     /// Whether the receiver has the text to go on from, and no ids.
     #[must_use]
     pub fn is_prefill(&self) -> bool {
-        self.emitted_ids.is_empty() && self.tokens > 0
+        self.emitted_ids.is_empty() && !self.is_empty()
     }
 }
 
