@@ -5,6 +5,7 @@
     reason = "the counts are for whoever reads the run"
 )]
 
+mod continuity;
 mod gateway;
 mod kill;
 mod stall;

@@ -208,8 +208,9 @@ impl LocalInfer {
                     items,
                 },
                 Output::Finished(mut end) => {
-                    end.output_tokens = shift.number(end.output_tokens);
-                    // What was said was read, too.
+                    // The engine counts what it wrote; the answer is longer, and
+                    // what was said before was read.
+                    end.output_tokens += shift.said;
                     end.prompt_tokens += shift.here;
                     Event::Done(Box::new(done(end, &destination, &offer)))
                 }
