@@ -30,7 +30,10 @@ async fn on(
     request: &v1::InferRequest,
     node: &str,
 ) -> Streaming<v1::InferEvent> {
-    for _ in 0..64 {
+    // Those that went elsewhere stay open meanwhile, so that the next goes to
+    // whoever is less busy.
+    let mut elsewhere = Vec::new();
+    for _ in 0..48 {
         let mut stream = gateway.infer(request.clone()).await.unwrap().into_inner();
         let first = stream.message().await.unwrap().unwrap().event;
         let Some(Event::Accepted(accepted)) = first else {
@@ -39,6 +42,7 @@ async fn on(
         if accepted.decision.unwrap().node == node {
             return stream;
         }
+        elsewhere.push(stream);
     }
     panic!("no request came to `{node}`")
 }
@@ -141,14 +145,18 @@ async fn a_client_that_wants_its_own_tokens_or_none_gets_an_error_with_a_reason(
     request.continuity = v1::Continuity::Exact as i32;
     let mut stream = on(&mut gateway, &request, &edge.name).await;
     let mut tokens = 0;
-    edge.signal(libc::SIGKILL).unwrap();
     let status = loop {
         match tokio::time::timeout(WITHIN, stream.message())
             .await
             .unwrap()
         {
             Ok(Some(event)) => match event.event {
-                Some(Event::Tokens(more)) => tokens += more.items.len(),
+                Some(Event::Tokens(more)) => {
+                    if tokens == 0 {
+                        edge.signal(libc::SIGKILL).unwrap();
+                    }
+                    tokens += more.items.len();
+                }
                 other => panic!("{other:?} after {tokens} tokens"),
             },
             Ok(None) => panic!("the stream ended as if it were whole"),
