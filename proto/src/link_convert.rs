@@ -4,15 +4,18 @@ use crate::convert::{WireError, error_class, request, request_to_wire};
 use crate::{link, v1};
 use std::time::Duration;
 use tiermesh_core::{
-    CapacityReport, Content, Context, Continuation, Deadline, InferError, ModelDigest, ModelId,
-    ModelOffer, ModelState, NodeId, NumericsId, PermitScope, Request, RequestMeta, Speaker, Task,
-    Time, Usd, Via,
+    Account, CapacityReport, Content, Context, Continuation, Deadline, InferError, ModelDigest,
+    ModelId, ModelOffer, ModelState, NodeId, NumericsId, PermitScope, Request, RequestMeta,
+    Speaker, Task, Time, Usd, Via,
 };
 
 /// The most emitted ids a Start carries: the longest answer.
 const MAX_EMITTED: usize = tiermesh_core::request::MAX_OUTPUT_TOKENS as usize;
 /// The most text of an answer a Start carries, in bytes.
 const MAX_EMITTED_TEXT: usize = 128 * 1024;
+
+/// The longest tenant's name, in bytes.
+const MAX_TENANT: usize = 200;
 
 /// A Start frame in core types.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub fn start_to_wire(
         first_token_remaining_us: context.deadline.first_token.map(|at| us(at.since(now))),
         total_remaining_us: context.deadline.total.map(|at| us(at.since(now))),
         trace_parent: context.trace_parent.clone().unwrap_or_default(),
-        tenant: String::new(),
+        tenant: context.account.tenant.clone().unwrap_or_default(),
         owner: meta.user_id.to_string(),
         via: context.via.hops().iter().map(ToString::to_string).collect(),
         priority: u32::from(context.priority),
@@ -133,6 +136,11 @@ pub fn start_from_wire(mut wire: link::Start, now: Time) -> Result<StartParts, W
         trace_parent: (!wire.trace_parent.is_empty() && wire.trace_parent.len() <= 64)
             .then_some(wire.trace_parent),
         continuation,
+        account: Account {
+            key: None,
+            tenant: (!wire.tenant.is_empty() && wire.tenant.len() <= MAX_TENANT)
+                .then_some(wire.tenant),
+        },
     };
     Ok(StartParts { request, context })
 }

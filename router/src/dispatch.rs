@@ -1,6 +1,7 @@
 //! The dispatcher: decide, ask, and go on to the next before the first token.
 
 use crate::breaker::Breakers;
+use crate::budget::{BudgetLimits, Ledger};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tiermesh_core::{
@@ -11,6 +12,7 @@ use tiermesh_decision::{Policies, Policy};
 
 mod allowance;
 mod attempt;
+mod bill;
 mod context;
 mod decided;
 mod elsewhere;
@@ -85,6 +87,8 @@ pub struct Options {
     pub hedges: Allowance,
     /// When a request is hedged whose policy does not say.
     pub hedge: HedgeRule,
+    /// What answers may cost, and whom.
+    pub budgets: BudgetLimits,
     /// Where a client should go whose content may not be here, for the error
     /// it gets.
     pub nearer_endpoint: Option<String>,
@@ -115,6 +119,7 @@ impl Default for Options {
                 floor_per_s: 8,
             },
             hedge: HedgeRule::WHEN_LATE,
+            budgets: BudgetLimits::default(),
             nearer_endpoint: None,
         }
     }
@@ -139,6 +144,7 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     retries: Bucket,
     hedges: Bucket,
+    ledger: Arc<Ledger>,
     options: Options,
 }
 
@@ -155,9 +161,16 @@ impl Dispatcher {
                 clock: setup.clock,
                 retries: Bucket::new(setup.options.retries),
                 hedges: Bucket::new(setup.options.hedges),
+                ledger: Ledger::new(setup.options.budgets),
                 options: setup.options,
             }),
         }
+    }
+
+    /// What was spent.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.shared.ledger
     }
 
     /// The policies in force.

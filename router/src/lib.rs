@@ -13,7 +13,9 @@
 //! or reads it opens it with a permit of its own.
 
 pub mod breaker;
+pub mod budget;
 mod dispatch;
 
 pub use breaker::{BreakerConfig, Breakers, Outcome};
+pub use budget::{BudgetLimits, Ledger, Window};
 pub use dispatch::{Allowance, Dispatcher, HedgeRule, Options, Setup};

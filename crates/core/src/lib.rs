@@ -36,5 +36,5 @@ pub use request::{
 pub use tier::Tier;
 pub use time::{Clock, Deadline, MonotonicClock, Time};
 pub use traits::{
-    Context, Continuation, EventStream, Explain, Fleet, Infer, InferFuture, Speaker, Via,
+    Account, Context, Continuation, EventStream, Explain, Fleet, Infer, InferFuture, Speaker, Via,
 };

@@ -177,6 +177,17 @@ pub struct Context {
     pub trace_parent: Option<String>,
     /// What was said before, when this goes on.
     pub continuation: Continuation,
+    /// Who pays, beside the user.
+    pub account: Account,
+}
+
+/// Who pays for a request, as the door that let it in knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// The API key's name, never the key.
+    pub key: Option<String>,
+    /// The customer the key belongs to.
+    pub tenant: Option<String>,
 }
 
 impl Default for Context {
@@ -189,6 +200,7 @@ impl Default for Context {
             priority: 0,
             trace_parent: None,
             continuation: Continuation::default(),
+            account: Account::default(),
         }
     }
 }

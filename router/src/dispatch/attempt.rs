@@ -19,6 +19,10 @@ use tiermesh_core::{
 };
 use tokio::time::Sleep;
 
+/// Bytes of text that count as a token where nobody tells: English has four,
+/// other languages fewer, and what is reserved should rather be too much.
+const BYTES_A_TOKEN: u64 = 3;
+
 /// One node that was asked. Dropping it drops the node's stream at once, and
 /// the breaker's ticket is neutral.
 pub(crate) struct Attempt {
@@ -40,6 +44,8 @@ pub(crate) struct Attempt {
     pub(crate) from: u64,
     /// The number of its next token, as it counts.
     pub(crate) next: u64,
+    /// Text in tokens without an id, in bytes.
+    untold_bytes: u64,
     /// It spoke to the client.
     pub(crate) speaks: bool,
     source: Source,
@@ -158,6 +164,7 @@ impl Attempt {
             kind,
             from,
             next: from,
+            untold_bytes: 0,
             speaks: false,
             source: Source::Opening(opening),
             ticket,
@@ -179,6 +186,17 @@ impl Attempt {
         self.next.saturating_sub(self.from)
     }
 
+    /// Tokens it wrote, as whoever bills counts them: an API sends pieces of
+    /// text, and a piece is often several tokens.
+    pub(crate) const fn wrote(&self) -> u64 {
+        let by_text = self.untold_bytes.div_ceil(BYTES_A_TOKEN);
+        if by_text > self.said() {
+            by_text
+        } else {
+            self.said()
+        }
+    }
+
     /// Whether it took the request.
     pub(crate) const fn was_opened(&self) -> bool {
         matches!(self.source, Source::Open(_))
@@ -195,6 +213,8 @@ impl Attempt {
     ) -> Result<Option<(u64, Vec<Token>)>, Failed> {
         relay::follows(&self.asked().node, self.next, first_seq, &items)?;
         self.next += items.len() as u64;
+        let untold = items.iter().filter(|token| token.id.is_none());
+        self.untold_bytes += untold.map(|token| token.text.len() as u64).sum::<u64>();
         if self.speaks || self.kind == Some(SeamKind::Restart) {
             return Ok(Some((first_seq, items)));
         }

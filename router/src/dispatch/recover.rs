@@ -7,9 +7,7 @@ use super::relay;
 use super::run::Run;
 use crate::breaker::Outcome;
 use std::sync::Arc;
-use tiermesh_core::{
-    Attempt as AttemptRecord, AttemptOutcome, Continuity, ErrorClass, InferError, Usage,
-};
+use tiermesh_core::{Attempt as AttemptRecord, AttemptOutcome, Continuity, ErrorClass, InferError};
 
 impl Run {
     /// Asks the first choice of the plan.
@@ -173,26 +171,6 @@ impl Run {
             decided: &self.first,
             excluded: &self.excluded,
             said: &self.said,
-        }
-    }
-
-    /// What an attempt cost that did not come to its end: it read what it was
-    /// given, and wrote what was heard of it.
-    pub(super) fn book(&mut self, attempt: &Attempt) {
-        if attempt.said() == 0 && !attempt.was_opened() {
-            return;
-        }
-        let prompt = u64::from(self.request.meta().estimated_prompt_tokens());
-        let usage = Usage {
-            input_tokens: prompt + attempt.from,
-            output_tokens: attempt.next,
-        };
-        let read_nothing = attempt.said() == 0;
-        let cost = relay::part(attempt.asked(), usage, attempt.from);
-        // A node of our own bills what it wrote; only a provider bills what
-        // was read for an answer that never began.
-        if !read_nothing || attempt.asked().tier == tiermesh_core::Tier::Cloud {
-            self.spent = self.spent + cost;
         }
     }
 

@@ -1,13 +1,14 @@
 //! One request from its decision to its last event.
 
-use super::Shared;
 use super::attempt::{Attempt, Failed, Joined, Step};
 use super::decided::Decided;
 use super::elsewhere::{Excluded, Place};
 use super::race::Hedge;
 use super::relay::{self, Ending};
 use super::said::Said;
+use super::{Shared, bill};
 use crate::breaker::Outcome;
+use crate::budget::Booking;
 use futures::stream;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -40,8 +41,12 @@ pub(crate) struct Run {
     pub(super) earlier: Vec<AttemptRecord>,
     /// What broke the answer last, once it had begun.
     pub(super) broke: Option<InferError>,
+    /// There is no money for another token: the answer ends behind this one.
+    overspent: Option<InferError>,
     /// What they cost.
     pub(super) spent: Usd,
+    /// The ledger's entry of the whole request.
+    pub(super) booking: Booking,
     /// Events for the client, at most a handful: an `Accepted`, a seam and
     /// what follows.
     outbox: VecDeque<Event>,
@@ -77,7 +82,9 @@ impl Run {
         };
         shared.retries.earn();
         shared.hedges.earn();
+        let now = shared.clock.now();
         let mut run = Self {
+            booking: bill::open(&shared, request.meta(), &decided, now)?,
             hedge: Hedge::of(&shared, &decided),
             said: Said::before(&decided.context),
             first: Arc::new(decided),
@@ -91,6 +98,7 @@ impl Run {
             seams: 0,
             earlier: Vec::new(),
             broke: None,
+            overspent: None,
             spent: Usd::ZERO,
             outbox: VecDeque::new(),
             first_token: None,
@@ -116,6 +124,9 @@ impl Run {
         loop {
             if let Some(event) = self.outbox.pop_front() {
                 return Ok(event);
+            }
+            if let Some(error) = self.overspent.take() {
+                return Err(error);
             }
             self.turn().await?;
         }
@@ -250,6 +261,8 @@ impl Run {
             first_seq: first_seq + self.said.discarded(),
             items,
         });
+        // The money for the next token is found before it is asked for.
+        self.overspent = self.pay().err();
         self.watch_the_deadline();
     }
 
@@ -350,6 +363,7 @@ impl Run {
         }
         let verdict = attempt.verdict(self.first_token);
         attempt.settle(verdict, now);
+        self.booking.settle(done.cost, now);
         done
     }
 

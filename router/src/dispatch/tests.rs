@@ -4,4 +4,7 @@ mod continuity;
 mod failover;
 mod fakes;
 mod handing_on;
+mod hedges;
+mod leaks;
 mod limits;
+mod money;

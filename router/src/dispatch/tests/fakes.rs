@@ -227,6 +227,7 @@ impl Clock for TokioClock {
 pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Arc<Node>>,
     fleet: Arc<FakeFleet>,
+    clock: Arc<dyn Clock>,
     pub(crate) dispatcher: Dispatcher,
 }
 
@@ -277,6 +278,7 @@ impl World {
             }),
             nodes: nodes.clone(),
         });
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
         let dispatcher = Dispatcher::new(Setup {
             own: Destination {
                 tier,
@@ -287,14 +289,20 @@ impl World {
             fleet: fleet.clone(),
             policies: Policies::builtin(),
             breakers: Breakers::new(BreakerConfig::default(), 1),
-            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+            clock: clock.clone(),
             options,
         });
         Self {
             nodes,
             fleet,
+            clock,
             dispatcher,
         }
+    }
+
+    /// What the dispatcher's clock says.
+    pub(crate) fn time(&self) -> Time {
+        self.clock.now()
     }
 
     /// Changes what the fleet tells of a node from now on.
