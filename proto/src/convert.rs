@@ -341,6 +341,7 @@ pub fn request_to_wire(meta: &RequestMeta, content: &Content) -> v1::InferReques
             stop: meta.sampling.stop.clone(),
         }),
         device_info: Some(device_to_wire(meta.device)),
+        resumable: false,
     }
 }
 

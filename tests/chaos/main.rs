@@ -8,6 +8,7 @@
 mod continuity;
 mod gateway;
 mod kill;
+mod resume;
 mod stall;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! What a door lists, derived from a dispatcher's snapshot.
 
 use crate::catalog::{CatalogModel, NodeStatus};
-use tiermesh_core::{BreakerState, CandidateState, NodeId, Snapshot};
+use tiermesh_core::{BreakerState, CandidateState, ModelId, NodeId, Snapshot, Speaker};
 
 /// Every model once, with the tiers it can be had on.
 #[must_use]
@@ -54,4 +54,16 @@ fn node_of(candidate: &CandidateState, breaker: BreakerState) -> NodeStatus {
         load: candidate.load,
         endpoint: None,
     }
+}
+
+/// How a node of a snapshot computes a model.
+#[must_use]
+pub fn speaker_of(snapshot: &Snapshot, node: &NodeId, model: &ModelId) -> Option<Speaker> {
+    let mut candidates = snapshot.candidates.iter();
+    let found = candidates.find(|c| c.node == *node && c.model.id == *model)?;
+    Some(Speaker {
+        model: Some(model.clone()),
+        digest: found.model.digest.clone(),
+        numerics_id: found.model.numerics_id.clone(),
+    })
 }

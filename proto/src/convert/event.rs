@@ -16,6 +16,7 @@ impl From<Event> for v1::InferEvent {
                 decision: Some((*decision).into()),
                 request_id: String::new(),
                 seed: 0,
+                resume_token: String::new(),
             }),
             Event::Tokens { first_seq, items } => Wire::Tokens(v1::Tokens {
                 first_seq,
@@ -105,6 +106,7 @@ fn seam_to_wire(seam: &Seam) -> v1::Seam {
             SeamKind::Prefill => Kind::Prefill,
             SeamKind::Restart => Kind::Restart,
         } as i32,
+        resume_token: String::new(),
     }
 }
 

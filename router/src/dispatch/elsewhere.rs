@@ -92,6 +92,9 @@ impl Search<'_> {
     /// Why there is none now.
     pub(crate) fn now(&self) -> Result<Place, InferError> {
         let snapshot = self.snapshot();
+        if self.said.is_pinned() {
+            return self.decide(&snapshot, Some(SeamKind::Exact));
+        }
         if self.said.is_empty() {
             return self.decide(&snapshot, None);
         }

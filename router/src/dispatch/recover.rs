@@ -157,6 +157,7 @@ impl Run {
 
     fn elsewhere(&mut self) -> Result<Place, InferError> {
         if self.said.is_empty()
+            && !self.said.is_pinned()
             && let Some(place) = self.choice_of_the_plan()
         {
             return Ok(place);

@@ -51,6 +51,12 @@ impl Said {
         self.tokens == 0
     }
 
+    /// Nothing was said that counts, and it must be said as it was before: the
+    /// client has a part of it.
+    pub(crate) const fn is_pinned(&self) -> bool {
+        self.tokens == 0 && self.node.is_none() && self.speaker.is_some()
+    }
+
     pub(crate) const fn node(&self) -> Option<&NodeId> {
         self.node.as_ref()
     }

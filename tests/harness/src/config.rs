@@ -64,6 +64,7 @@ pub(crate) struct NodePlace<'a> {
     pub(crate) api_port: u16,
     pub(crate) workers: usize,
     pub(crate) queue: usize,
+    pub(crate) kernel: Option<&'a str>,
 }
 
 pub(crate) fn edge(name: &str, place: &NodePlace<'_>) -> String {
@@ -90,13 +91,16 @@ fn node(name: &str, place: &NodePlace<'_>) -> String {
         .collect();
     format!(
         "\n[listen]\napi = \"127.0.0.1:{}\"\n\n[gateway]\naddress = \"{}\"\n{}\n\
-         [engine]\nmodels = [{}]\nworkers = {}\nqueue = {}\n",
+         [engine]\nmodels = [{}]\nworkers = {}\nqueue = {}\n{}",
         place.api_port,
         place.link,
         identity(name, place.dir),
         models.join(", "),
         place.workers,
         place.queue,
+        place
+            .kernel
+            .map_or_else(String::new, |kernel| format!("kernel = {kernel:?}\n")),
     )
 }
 
