@@ -16,6 +16,7 @@ mod bill;
 mod context;
 mod decided;
 mod elsewhere;
+mod lobby;
 mod patience;
 mod race;
 mod recover;
@@ -26,6 +27,7 @@ mod said;
 pub use allowance::Allowance;
 use allowance::Bucket;
 use decided::Decided;
+use lobby::Lobby;
 pub use race::HedgeRule;
 use run::Run;
 
@@ -89,6 +91,11 @@ pub struct Options {
     pub hedge: HedgeRule,
     /// What answers may cost, and whom.
     pub budgets: BudgetLimits,
+    /// The most requests that wait in front of one tier for a place.
+    pub queue_most: usize,
+    /// The longest one waits there, whatever its deadline; zero refuses at
+    /// once whoever finds no place.
+    pub queue_within: Duration,
     /// Where a client should go whose content may not be here, for the error
     /// it gets.
     pub nearer_endpoint: Option<String>,
@@ -120,6 +127,8 @@ impl Default for Options {
             },
             hedge: HedgeRule::WHEN_LATE,
             budgets: BudgetLimits::default(),
+            queue_most: 256,
+            queue_within: Duration::from_secs(2),
             nearer_endpoint: None,
         }
     }
@@ -145,6 +154,7 @@ pub(crate) struct Shared {
     retries: Bucket,
     hedges: Bucket,
     ledger: Arc<Ledger>,
+    lobby: Lobby,
     options: Options,
 }
 
@@ -162,6 +172,7 @@ impl Dispatcher {
                 retries: Bucket::new(setup.options.retries),
                 hedges: Bucket::new(setup.options.hedges),
                 ledger: Ledger::new(setup.options.budgets),
+                lobby: Lobby::default(),
                 options: setup.options,
             }),
         }
@@ -201,7 +212,7 @@ impl Infer for Dispatcher {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             shared.is_the_right_door(request.meta())?;
-            let decided = Decided::new(&shared, request.meta(), context)?;
+            let decided = shared.decide(request.meta(), context).await?;
             Run::start(shared, request, decided).await
         })
     }

@@ -357,9 +357,11 @@ impl Attempt {
     }
 
     /// Ends the attempt: the stream goes first, then the breaker hears.
-    pub(crate) fn settle(self, outcome: Outcome, now: Time) {
+    pub(crate) fn settle(self, shared: &Shared, outcome: Outcome) {
+        let (tier, now) = (self.asked().tier, shared.clock.now());
         drop(self.source);
         self.ticket.settle(outcome, now);
+        shared.lobby.freed(tier, now);
     }
 }
 

@@ -93,5 +93,15 @@ impl Drop for Run {
     /// The client went away, or the answer broke: what was used is owed.
     fn drop(&mut self) {
         self.note_use();
+        let now = self.shared.clock.now();
+        for attempt in [self.current.take(), self.rival.take()]
+            .into_iter()
+            .flatten()
+        {
+            let tier = attempt.asked().tier;
+            // The stream goes first: its place is free for the next.
+            drop(attempt);
+            self.shared.lobby.freed(tier, now);
+        }
     }
 }

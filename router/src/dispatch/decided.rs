@@ -25,7 +25,29 @@ impl Decided {
     pub(crate) fn new(
         shared: &Shared,
         meta: &RequestMeta,
+        context: Context,
+    ) -> Result<Self, Refusal> {
+        Self::from(shared, meta, context, shared.fleet.snapshot())
+    }
+
+    /// Where a request would go if everybody had room.
+    pub(crate) fn unhindered(
+        shared: &Shared,
+        meta: &RequestMeta,
+        context: Context,
+    ) -> Result<Self, Refusal> {
+        let mut snapshot = shared.fleet.snapshot();
+        for candidate in &mut snapshot.candidates {
+            candidate.credits_free = candidate.credits_free.max(1);
+        }
+        Self::from(shared, meta, context, snapshot)
+    }
+
+    fn from(
+        shared: &Shared,
+        meta: &RequestMeta,
         mut context: Context,
+        mut snapshot: Snapshot,
     ) -> Result<Self, Refusal> {
         let at = shared.clock.now();
         let own = &shared.own.node;
@@ -39,7 +61,6 @@ impl Decided {
         let policy = Arc::clone(shared.policies().require(&meta.policy)?);
         let limits = Limits::of(meta, &context, &policy, at);
         context.deadline = limits.deadline;
-        let mut snapshot = shared.fleet.snapshot();
         shared.breakers.merge(&mut snapshot, at);
         let seed = lot(meta);
         Self::within(own, meta, context, policy, snapshot, (at, seed))

@@ -82,7 +82,7 @@ impl Run {
             position: attempt.position,
             kind: attempt.kind,
         };
-        attempt.settle(failed.outcome, self.shared.clock.now());
+        attempt.settle(&self.shared, failed.outcome);
         self.note(&place, &failed);
         failed
     }
@@ -180,7 +180,7 @@ impl Run {
         self.book(&attempt);
         let line = relay::attempt(attempt.asked(), AttemptOutcome::Cancelled, Some("OUTRUN"));
         self.remember(line);
-        attempt.settle(outcome, self.shared.clock.now());
+        attempt.settle(&self.shared, outcome);
     }
 
     pub(super) fn note(&mut self, place: &Place, failed: &Failed) {

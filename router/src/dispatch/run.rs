@@ -362,7 +362,7 @@ impl Run {
             done.usage.input_tokens = done.usage.input_tokens.saturating_sub(attempt.from);
         }
         let verdict = attempt.verdict(self.first_token);
-        attempt.settle(verdict, now);
+        attempt.settle(&self.shared, verdict);
         self.booking.settle(done.cost, now);
         done
     }
