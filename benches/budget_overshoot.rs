@@ -25,6 +25,7 @@ mod cli;
 #[path = "common/scripted.rs"]
 mod scripted;
 #[path = "common/stats.rs"]
+#[expect(dead_code, reason = "shared with other benchmarks")]
 mod stats;
 
 const QUESTION: &str = "By how many percent do 1 to 512 streams at once overshoot one budget, \

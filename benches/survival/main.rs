@@ -22,6 +22,7 @@ use tiermesh_harness::{Mesh, MeshSpec};
 #[path = "../common/cli.rs"]
 mod cli;
 #[path = "../common/stats.rs"]
+#[expect(dead_code, reason = "shared with other benchmarks")]
 mod stats;
 mod stream;
 
