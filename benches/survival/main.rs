@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use stream::{Heard, ask};
+use stream::{Board, Heard, ask};
 use tiermesh_harness::client::{Client, client};
 use tiermesh_harness::{Mesh, MeshSpec};
 
@@ -29,9 +29,9 @@ mod stream;
 const QUESTION: &str = "Of streams whose node is killed, frozen or slowed at a random moment, how \
     many are complete, and token for token what they would have been?";
 const EDGES: usize = 3;
-/// Streams at a time: as many as three edges' credits take without a queue
-/// that would hide the fault.
-const AT_ONCE: usize = 24;
+/// Streams at a time: as many as three edges compute at once, so that what is
+/// measured is the seam and not somebody's place in a queue.
+const AT_ONCE: usize = 6;
 /// Different answers.
 const SEEDS: u64 = 8;
 /// A stream that is not done by then hangs.
@@ -142,6 +142,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut spec = MeshSpec::new(PathBuf::from(env!("CARGO_BIN_EXE_tiermesh")), &model);
     (spec.edges, spec.device, spec.standin) = (EDGES, false, false);
     "warn".clone_into(&mut spec.log);
+    // A node dies every other second here, and the same ones again: what is
+    // measured is the streams, and not how long their breaker stays open.
+    spec.breaker_open_ms = Some(500);
     // The second runs without vector instructions: other code, the same bits.
     spec.edge_kernels = ["auto", "scalar", "auto"].map(str::to_owned).into();
     let mesh = Mesh::start(&spec).await?;
@@ -153,6 +156,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         undisturbed: Arc::default(),
         usual: Duration::ZERO,
         lots: Lots(arguments.seed),
+        board: Arc::default(),
     };
     bench.undisturbed().await?;
     let faults = [Fault::Kill, Fault::Freeze, Fault::Slow];
@@ -192,18 +196,15 @@ struct Bench {
     /// How long a full house takes.
     usual: Duration,
     lots: Lots,
+    board: Arc<Board>,
 }
 
 impl Bench {
     async fn undisturbed(&mut self) -> anyhow::Result<()> {
         let mut all = Vec::new();
         for which in 0..usize::try_from(SEEDS)? {
-            let heard = ask(
-                self.gateway.clone(),
-                stream::request(&self.model, which)?,
-                which,
-            )
-            .await;
+            let asked = stream::request(&self.model, which)?;
+            let heard = ask(self.gateway.clone(), asked, which, (&self.board, which)).await;
             anyhow::ensure!(heard.error.is_none(), "undisturbed: {:?}", heard.error);
             all.push(heard.ids);
         }
@@ -226,8 +227,9 @@ impl Bench {
             .map(|n| {
                 let which = n % self.undisturbed.len();
                 let asked = stream::request(&self.model, which)?;
-                let answer = ask(self.gateway.clone(), asked, which);
+                let (client, board) = (self.gateway.clone(), Arc::clone(&self.board));
                 Ok(tokio::spawn(async move {
+                    let answer = ask(client, asked, which, (&board, n));
                     tokio::time::timeout(WITHIN, answer).await.ok()
                 }))
             })
@@ -240,10 +242,20 @@ impl Bench {
         streams: usize,
         count: &mut Count,
     ) -> anyhow::Result<()> {
-        let victim = usize::try_from(self.lots.next() % EDGES as u64)?;
         let tasks = self.start(streams)?;
         let us = u64::try_from(self.usual.as_micros())?.max(1);
         tokio::time::sleep(Duration::from_micros(self.lots.next() % us)).await;
+        let lot = self.lots.next();
+        // Whoever speaks in one of the streams; idle nodes prove nothing.
+        let victim = loop {
+            let node = self.board.somebody(lot);
+            let edges = &self.mesh.edges;
+            let at = node.and_then(|node| edges.iter().position(|edge| edge.name == node));
+            if at.is_some() || tasks.iter().all(tokio::task::JoinHandle::is_finished) {
+                break at.unwrap_or(0);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
         let pid = self.mesh.edges[victim].pid();
         let mut slowing = None;
         match fault {
@@ -263,8 +275,14 @@ impl Bench {
             Fault::Freeze | Fault::Slow => self.mesh.edges[victim].signal(libc::SIGCONT)?,
         }
         self.mesh.wait_until_healthy().await?;
-        // A breaker that opened is not the next round's.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // A breaker that opened is not the next round's; the first request
+        // after its time is the probe that closes it.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        for n in 0..EDGES * 2 {
+            let asked = stream::request(&self.model, 0)?;
+            let board = Arc::clone(&self.board);
+            let _ = ask(self.gateway.clone(), asked, 0, (&board, n)).await;
+        }
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! One stream as a client reads it.
 
 use anyhow::Context as _;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tiermesh_harness::client::{Client, prompt, reason};
 use tiermesh_proto::v1;
@@ -43,8 +45,41 @@ pub(crate) fn request(model: &Path, which: usize) -> anyhow::Result<v1::InferReq
     Ok(request)
 }
 
+/// Which node speaks in each stream that is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Board(Mutex<BTreeMap<usize, String>>);
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node of one of the streams, drawn by `lot`.
+    pub(crate) fn somebody(&self, lot: u64) -> Option<String> {
+        let speaking = self.lock();
+        let at = lot.checked_rem(speaking.len() as u64)?;
+        speaking.values().nth(usize::try_from(at).ok()?).cloned()
+    }
+}
+
+/// A stream's line on the board, wiped when it ends.
+struct Line<'a>(&'a Board, usize);
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
 /// Asks, and reads to the end, whatever it is.
-pub(crate) async fn ask(mut client: Client, request: v1::InferRequest, which: usize) -> Heard {
+pub(crate) async fn ask(
+    mut client: Client,
+    request: v1::InferRequest,
+    which: usize,
+    (board, stream_number): (&Board, usize),
+) -> Heard {
+    let line = Line(board, stream_number);
+    let mut node = String::new();
     let mut heard = Heard {
         which,
         ..Heard::default()
@@ -69,6 +104,9 @@ pub(crate) async fn ask(mut client: Client, request: v1::InferRequest, which: us
         match stream.message().await {
             Ok(Some(event)) => match event.event {
                 Some(Event::Tokens(tokens)) => {
+                    if heard.ids.is_empty() {
+                        line.0.lock().insert(line.1, node.clone());
+                    }
                     heard.duplicated |= tokens.first_seq != heard.ids.len() as u64;
                     heard.ids.extend(tokens.items.iter().map(|token| token.id));
                     let now = Instant::now();
@@ -82,9 +120,13 @@ pub(crate) async fn ask(mut client: Client, request: v1::InferRequest, which: us
                     let exact = seam.kind == v1::seam::Kind::Exact as i32;
                     heard.inexact += usize::from(!exact);
                     at_seam = Some(last);
+                    line.0.lock().insert(line.1, seam.to);
                 }
                 Some(Event::Done(_)) => return heard,
-                Some(Event::Accepted(_) | Event::Result(_)) | None => {}
+                Some(Event::Accepted(accepted)) => {
+                    node = accepted.decision.unwrap_or_default().node;
+                }
+                Some(Event::Result(_)) | None => {}
             },
             Ok(None) => {
                 heard.error = Some("ended without its end".to_owned());

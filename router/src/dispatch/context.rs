@@ -5,6 +5,9 @@ use tiermesh_core::{
     CandidateState, Context, Continuation, Deadline, InferError, NodeId, PermitScope, Tier,
 };
 
+/// How urgent it is at least to go on with what has begun.
+const GOES_ON: u8 = 128;
+
 /// The context a choice is asked with, to go on from `said`.
 pub(crate) fn context_for(
     decided: &Decided,
@@ -22,6 +25,8 @@ pub(crate) fn context_for(
             first_token: None,
             ..context.deadline
         };
+        // Somebody reads it already: its silence costs more than a start's.
+        context.priority = context.priority.max(GOES_ON);
     }
     context.continuation = said;
     if &candidate.node != own {

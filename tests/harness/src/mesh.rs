@@ -60,6 +60,8 @@ pub struct MeshSpec {
     /// When the gateway takes a silent cloud stream for stalled; its default
     /// when absent.
     pub cloud_idle_timeout_ms: Option<u64>,
+    /// How long the gateway's breakers stay open; its default when absent.
+    pub breaker_open_ms: Option<u64>,
 }
 
 impl MeshSpec {
@@ -80,6 +82,7 @@ impl MeshSpec {
             log: "info".to_owned(),
             policies: None,
             cloud_idle_timeout_ms: None,
+            breaker_open_ms: None,
         }
     }
 }
@@ -335,6 +338,7 @@ impl Starter<'_> {
             cloud,
             policies: self.spec.policies.as_deref(),
             cloud_idle_timeout_ms: self.spec.cloud_idle_timeout_ms,
+            breaker_open_ms: self.spec.breaker_open_ms,
             api_port,
             link_port,
         };
