@@ -2,17 +2,15 @@
 
 use crate::convert::{WireError, error_class, request, request_to_wire};
 use crate::{link, v1};
+use continuation::continuation;
 use std::time::Duration;
 use tiermesh_core::{
-    Account, CapacityReport, Content, Context, Continuation, Deadline, InferError, ModelDigest,
-    ModelId, ModelOffer, ModelState, NodeId, NumericsId, PermitScope, Request, RequestMeta,
-    Speaker, Task, Time, Usd, Via,
+    Account, CapacityReport, Content, Context, Deadline, InferError, ModelDigest, ModelId,
+    ModelOffer, ModelState, NodeId, NumericsId, PermitScope, Request, RequestMeta, Speaker, Task,
+    Time, Usd, Via,
 };
 
-/// The most emitted ids a Start carries: the longest answer.
-const MAX_EMITTED: usize = tiermesh_core::request::MAX_OUTPUT_TOKENS as usize;
-/// The most text of an answer a Start carries, in bytes.
-const MAX_EMITTED_TEXT: usize = 128 * 1024;
+mod continuation;
 
 /// The longest tenant's name, in bytes.
 const MAX_TENANT: usize = 200;
@@ -59,49 +57,6 @@ pub fn start_to_wire(
         emitted_digest: spoken(|speaker| speaker.digest.as_ref().map(ToString::to_string)),
         emitted_numerics_id: spoken(|by| by.numerics_id.as_ref().map(ToString::to_string)),
     }
-}
-
-/// What the client has already, checked.
-fn continuation(wire: &mut link::Start) -> Result<Continuation, WireError> {
-    let ids = std::mem::take(&mut wire.emitted_ids);
-    let number = |field, value: u64| {
-        Err(WireError::Number {
-            field,
-            value: value.to_string(),
-        })
-    };
-    if ids.len() > MAX_EMITTED {
-        return number("start.emitted_ids", ids.len() as u64);
-    }
-    let text = std::mem::take(&mut wire.emitted_text);
-    if text.len() > MAX_EMITTED_TEXT {
-        return number("start.emitted_text", text.len() as u64);
-    }
-    // A sender that tells no count has told the ids.
-    let tokens = match wire.emitted_tokens {
-        0 => ids.len() as u64,
-        tokens => tokens,
-    };
-    let fits = ids.is_empty() || ids.len() as u64 == tokens;
-    if !fits || tokens > MAX_EMITTED as u64 {
-        return number("start.emitted_tokens", tokens);
-    }
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let speaker = Speaker {
-        model: some(&wire.emitted_model).map(ModelId::new).transpose()?,
-        digest: some(&wire.emitted_digest)
-            .map(ModelDigest::new)
-            .transpose()?,
-        numerics_id: some(&wire.emitted_numerics_id)
-            .map(NumericsId::new)
-            .transpose()?,
-    };
-    Ok(Continuation {
-        emitted_ids: ids,
-        text,
-        tokens,
-        speaker: (speaker != Speaker::default()).then_some(speaker),
-    })
 }
 
 /// A Start frame that arrived at `now`.
@@ -385,9 +340,7 @@ mod tests {
             },
             scope: PermitScope::only(tiermesh_core::Tier::Mec),
             model: Some(ModelId::new("brand-extractor").unwrap()),
-            continuation: Continuation {
-                emitted_ids: vec![1, 2, 3],
-            },
+            continuation: tiermesh_core::Continuation::of_ids(vec![1, 2, 3]),
             ..Context::default()
         };
         let wire = start_to_wire(&request.meta, &request.content, &context, sent_at);

@@ -21,9 +21,11 @@ use std::time::Duration;
 use tiermesh_core::{BreakerState, CandidateState, ModelId, NodeId, Snapshot, Tier, Time};
 
 mod machine;
+mod ticket;
 
 pub use machine::Outcome;
 use machine::{Admission, Machine};
+pub use ticket::Ticket;
 
 /// The most breakers kept. Beyond it, the closed one that was idle longest
 /// is forgotten.
@@ -349,48 +351,6 @@ impl TierEntry {
             (config.consecutive, config.rate_percent) = (u32::MAX, u32::MAX);
         }
         self.machine.settle(&config, admission, outcome, now, lot);
-    }
-}
-
-/// The right to one attempt. Settle it when the attempt's stream has ended;
-/// dropped before that (the client went away), it is neutral.
-#[derive(Debug)]
-pub struct Ticket {
-    breakers: Arc<Breakers>,
-    key: Key,
-    tier: Option<(Tier, Admission)>,
-    whole: Admission,
-    model: Admission,
-    settled: bool,
-}
-
-impl Ticket {
-    /// Says how the attempt ended.
-    pub fn settle(mut self, outcome: Outcome, now: Time) {
-        self.settled = true;
-        let breakers = Arc::clone(&self.breakers);
-        breakers.lock().settle(&self, outcome, now);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let breakers = Arc::clone(&self.breakers);
-        let mut inner = breakers.lock();
-        if let Some(entry) = inner.machines.get_mut(&self.key) {
-            entry.machine.settle_neutral(&self.model);
-        }
-        if let Some(entry) = inner.nodes.get_mut(self.key.node()) {
-            entry.machine.settle_neutral(&self.whole);
-        }
-        if let Some((tier, admission)) = &self.tier
-            && let Some(entry) = inner.tiers.get_mut(tier)
-        {
-            entry.machine.settle_neutral(admission);
-        }
     }
 }
 
