@@ -16,6 +16,7 @@ mod bill;
 mod context;
 mod decided;
 mod elsewhere;
+mod failed;
 mod lobby;
 mod patience;
 mod race;

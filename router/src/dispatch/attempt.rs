@@ -3,6 +3,7 @@
 use super::Shared;
 use super::context::context_for;
 use super::decided::Decided;
+pub(crate) use super::failed::Failed;
 use super::patience::{Liveness, Pace, Patience, stalled};
 use super::relay;
 use crate::breaker::{Outcome, Ticket};
@@ -14,8 +15,8 @@ use std::task::{Context as Poller, Poll, ready};
 use std::time::Duration;
 use tiermesh_core::privacy::permit;
 use tiermesh_core::{
-    AttemptOutcome, CandidateState, Continuation, DecisionSummary, ErrorClass, Event, EventStream,
-    InferError, NodeId, PermitScope, Refusal, Request, Sealed, SeamKind, Time, Token,
+    CandidateState, Continuation, DecisionSummary, ErrorClass, Event, EventStream, InferError,
+    NodeId, PermitScope, Refusal, Request, Sealed, SeamKind, Time, Token,
 };
 use tokio::time::Sleep;
 
@@ -87,40 +88,6 @@ struct Silence {
 pub(crate) struct Joined {
     pub(crate) kind: Option<SeamKind>,
     pub(crate) said: Continuation,
-}
-
-/// An attempt that did not come to an answer, and who is to blame.
-#[derive(Debug)]
-pub(crate) struct Failed {
-    pub(crate) error: InferError,
-    pub(crate) outcome: Outcome,
-}
-
-impl Failed {
-    /// How the list of attempts calls it.
-    pub(crate) fn outcome_for_client(&self) -> AttemptOutcome {
-        match self.error.class {
-            ErrorClass::InvalidArgument
-            | ErrorClass::NotFound
-            | ErrorClass::Forbidden
-            | ErrorClass::Exhausted => AttemptOutcome::Refused,
-            _ if self.error.reason == "NO_CANDIDATE" => AttemptOutcome::Refused,
-            _ => AttemptOutcome::Failed,
-        }
-    }
-
-    /// A failure that is judged by its class alone.
-    pub(crate) fn by_class(error: InferError) -> Self {
-        // `NO_CANDIDATE` from a node that dispatches itself is its admission
-        // saying no, not its death.
-        let blamed = error.class.blames_the_node() && error.reason != "NO_CANDIDATE";
-        let outcome = if blamed {
-            Outcome::Failure
-        } else {
-            Outcome::Neutral
-        };
-        Self { error, outcome }
-    }
 }
 
 impl Attempt {
