@@ -2,10 +2,10 @@
 //! what happens when parts of it die.
 
 use crate::client::inference;
-use crate::infer::read;
+use crate::infer::{Shown, read, seam_in_words};
 use crate::out;
 use anyhow::Context as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tiermesh_harness::Mesh;
 use tiermesh_proto::v1;
@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 pub(crate) mod mesh;
 mod report;
 mod scenario;
+mod survival;
 
 use mesh::{CloudArg, cloud_note, spec};
 use report::{Outcome, Report};
@@ -72,7 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             started.elapsed().as_secs_f64()
         ));
         let mut report = Report::new(args.json);
-        play(&mut mesh, &mut report).await?;
+        play(&mut mesh, &spec.models[0], &mut report).await?;
         let wrong = report.finish(started.elapsed(), &cloud);
         mesh.stop().await?;
         anyhow::ensure!(wrong == 0, "{wrong} requests landed where they must not");
@@ -85,7 +86,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-async fn play(mesh: &mut Mesh, report: &mut Report) -> anyhow::Result<()> {
+async fn play(mesh: &mut Mesh, model: &Path, report: &mut Report) -> anyhow::Result<()> {
     let device = mesh
         .device
         .as_ref()
@@ -109,8 +110,12 @@ async fn play(mesh: &mut Mesh, report: &mut Report) -> anyhow::Result<()> {
         Ok(())
     };
     steps(HEALTHY, report).await?;
-    mesh.edges[0].kill().await?;
-    report.fault("edge-1", "killed (SIGKILL), and nobody was told");
+    let survived = survival::play(mesh, model, report.is_json()).await?;
+    report.fault(
+        "edge-1",
+        "killed (SIGKILL) under a running answer, and nobody was told",
+    );
+    report.survived(survived);
     steps(EDGE_GONE, report).await?;
     for edge in mesh.edges.iter_mut().skip(1) {
         edge.kill().await?;
@@ -153,10 +158,10 @@ async fn ask(doors: &mut Doors, step: Step, title: &str, json: bool) -> Outcome 
     request.set_timeout(REQUEST_WITHIN);
     let answer = match client.infer(request).await {
         Ok(stream) => {
-            let show = |piece: &str| {
-                if !json {
-                    out::text(piece);
-                }
+            let show = |shown: Shown<'_>| match shown {
+                Shown::Text(piece) if !json => out::text(piece),
+                Shown::Text(_) => {}
+                Shown::Seam(seam) => out::note(&format!("[{}]", seam_in_words(seam))),
             };
             read(stream.into_inner(), show).await
         }

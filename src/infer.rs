@@ -36,6 +36,31 @@ pub(crate) struct Answer {
     pub(crate) done: Option<v1::Done>,
     /// Tokens received.
     pub(crate) tokens: u64,
+    /// Where it went on from somewhere else.
+    pub(crate) seams: Vec<v1::Seam>,
+}
+
+/// What is shown of a stream as it comes.
+pub(crate) enum Shown<'a> {
+    /// A token's text.
+    Text(&'a str),
+    /// The answer goes on from somewhere else.
+    Seam(&'a v1::Seam),
+}
+
+/// A seam in words.
+pub(crate) fn seam_in_words(seam: &v1::Seam) -> String {
+    let how = match v1::seam::Kind::try_from(seam.kind) {
+        Ok(v1::seam::Kind::Exact) => "with the very tokens that would have come",
+        Ok(v1::seam::Kind::SameModel) => "on the same model, perhaps in other words",
+        Ok(v1::seam::Kind::Prefill) => "on another model, from the text so far",
+        Ok(v1::seam::Kind::Restart) => "from the beginning: discard what came before",
+        _ => "in a way this program does not know",
+    };
+    format!(
+        "{} failed at token {}: {} goes on {how}",
+        seam.from, seam.seq, seam.to
+    )
 }
 
 impl Answer {
@@ -66,13 +91,13 @@ impl Answer {
     }
 }
 
-/// Reads a stream to its end, handing each piece of text to `piece`.
+/// Reads a stream to its end, handing what there is to show to `show`.
 ///
 /// # Errors
 /// The status that ended it instead of `Done`.
 pub(crate) async fn read(
     mut stream: Streaming<v1::InferEvent>,
-    mut piece: impl FnMut(&str),
+    mut show: impl FnMut(Shown<'_>),
 ) -> Result<Answer, tonic::Status> {
     let mut answer = Answer::default();
     while let Some(event) = stream.message().await? {
@@ -80,13 +105,20 @@ pub(crate) async fn read(
             Some(Event::Accepted(accepted)) => answer.decision = accepted.decision,
             Some(Event::Tokens(tokens)) => {
                 for token in tokens.items {
-                    piece(&token.text);
+                    show(Shown::Text(&token.text));
                     answer.text.push_str(&token.text);
                     answer.tokens += 1;
                 }
             }
             Some(Event::Done(done)) => answer.done = Some(done),
-            Some(Event::Seam(_) | Event::Result(_)) | None => {}
+            Some(Event::Seam(seam)) => {
+                show(Shown::Seam(&seam));
+                if seam.kind == v1::seam::Kind::Restart as i32 {
+                    answer.text.clear();
+                }
+                answer.seams.push(seam);
+            }
+            Some(Event::Result(_)) | None => {}
         }
     }
     if answer.done.is_none() {
@@ -104,10 +136,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let call = client.infer(v1::InferRequest::from(args.request));
     let streaming = async {
         let stream = call.await?.into_inner();
-        read(stream, |piece| {
-            if !args.json {
-                out::text(piece);
-            }
+        read(stream, |shown| match shown {
+            Shown::Text(piece) if !args.json => out::text(piece),
+            Shown::Text(_) => {}
+            // On stderr alone: stdout is what an undisturbed run prints.
+            Shown::Seam(seam) => out::note(&format!("[{}]", seam_in_words(seam))),
         })
         .await
     };
@@ -154,7 +187,19 @@ fn record(answer: &Answer) -> serde_json::Value {
         "text": answer.text,
         "reasons": answer.reasons(),
         "attempts": done.attempts.len(),
+        "seams": answer.seams.iter().map(seam_record).collect::<Vec<_>>(),
         "error": null,
+    })
+}
+
+/// A seam as JSON.
+pub(crate) fn seam_record(seam: &v1::Seam) -> serde_json::Value {
+    let kind = v1::seam::Kind::try_from(seam.kind).unwrap_or_default();
+    json!({
+        "seq": seam.seq,
+        "from": seam.from,
+        "to": seam.to,
+        "kind": kind.as_str_name().to_lowercase(),
     })
 }
 

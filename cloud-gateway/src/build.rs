@@ -56,7 +56,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         own: own.clone(),
         fleet: fleet.clone(),
         policies,
-        breakers: Breakers::new(BreakerConfig::default(), epoch()),
+        breakers: Breakers::new(breaker(config), epoch()),
         clock: clock.clone(),
         options: Options::default(),
     }));
@@ -133,6 +133,13 @@ impl Gateway {
         let served = tiermesh_frontdoor::serve(self.door, self.listener, self.tls, stop).await;
         self.link.drain(DRAIN).await;
         Ok(served?)
+    }
+}
+
+fn breaker(config: &GatewayConfig) -> BreakerConfig {
+    BreakerConfig {
+        open: Duration::from_millis(config.breaker_open_ms),
+        ..BreakerConfig::default()
     }
 }
 

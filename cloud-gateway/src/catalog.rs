@@ -3,7 +3,7 @@
 use crate::fleet::GatewayFleet;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{ErrorClass, Fleet as _, InferError, Tier};
+use tiermesh_core::{ErrorClass, Fleet as _, InferError, ModelId, NodeId, Speaker, Tier};
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 use tiermesh_identity::TicketSigner;
 use tiermesh_link::{LinkedNode, NodeTable};
@@ -24,6 +24,10 @@ pub(crate) struct GatewayCatalog {
 impl Catalog for GatewayCatalog {
     fn models(&self) -> Vec<CatalogModel> {
         tiermesh_frontdoor::models_of(&self.fleet.snapshot())
+    }
+
+    fn speaker(&self, node: &NodeId, model: &ModelId) -> Option<Speaker> {
+        tiermesh_frontdoor::speaker_of(&self.fleet.snapshot(), node, model)
     }
 
     fn nodes(&self) -> Vec<NodeStatus> {

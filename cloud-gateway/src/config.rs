@@ -35,6 +35,9 @@ pub struct GatewayConfig {
     /// How long a ticket from `Locate` is good for, in seconds.
     #[serde(default = "ticket_ttl")]
     pub ticket_ttl_s: u64,
+    /// How long a breaker stays open, in milliseconds, give or take a tenth.
+    #[serde(default = "breaker_open")]
+    pub breaker_open_ms: u64,
     /// Addresses to listen on.
     #[serde(default)]
     pub listen: ListenConfig,
@@ -46,6 +49,10 @@ pub struct GatewayConfig {
     /// The cloud tier; without it the mesh is device and edge alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bedrock: Option<BedrockConfig>,
+}
+
+const fn breaker_open() -> u64 {
+    60_000
 }
 
 const fn ticket_ttl() -> u64 {
@@ -104,6 +111,7 @@ impl GatewayConfig {
     /// The key, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check("ticket_ttl_s", self.ticket_ttl_s, 1..=86_400)?;
+        check("breaker_open_ms", self.breaker_open_ms, 100..=3_600_000)?;
         check("link.credits_max", self.link.credits_max, 1..=256)?;
         check(
             "link.credits_want",

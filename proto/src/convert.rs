@@ -363,6 +363,7 @@ pub fn request_to_wire(meta: &RequestMeta, content: &Content) -> v1::InferReques
             constraint: meta.sampling.constraint.as_ref().map(constraint_to_wire),
         }),
         device_info: Some(device_to_wire(meta.device)),
+        resumable: false,
     }
 }
 

@@ -2,15 +2,18 @@
 
 use crate::convert::{WireError, error_class, request, request_to_wire};
 use crate::{link, v1};
+use continuation::continuation;
 use std::time::Duration;
 use tiermesh_core::{
-    CapacityReport, Content, Context, Continuation, Deadline, EngineCapacity, InferError,
-    ModelDigest, ModelId, ModelOffer, ModelState, NodeId, NumericsId, PRIORITY_CLASSES,
-    PermitScope, Request, RequestMeta, Residency, Task, Time, Usd, Via,
+    Account, CapacityReport, Content, Context, Deadline, EngineCapacity, InferError, ModelDigest,
+    ModelId, ModelOffer, ModelState, NodeId, NumericsId, PRIORITY_CLASSES, PermitScope, Request,
+    RequestMeta, Residency, Speaker, Task, Time, Usd, Via,
 };
 
-/// The most emitted ids a Start carries: the longest answer.
-const MAX_EMITTED: usize = tiermesh_core::request::MAX_OUTPUT_TOKENS as usize;
+mod continuation;
+
+/// The longest tenant's name, in bytes.
+const MAX_TENANT: usize = 200;
 
 /// A Start frame in core types.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub fn start_to_wire(
     now: Time,
 ) -> link::Start {
     let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    let speaker = context.continuation.speaker.as_ref();
+    let spoken = |of: fn(&Speaker) -> Option<String>| speaker.and_then(of).unwrap_or_default();
     link::Start {
         request: Some(request_to_wire(meta, content)),
         seed: meta.seed,
@@ -37,7 +42,7 @@ pub fn start_to_wire(
         first_token_remaining_us: context.deadline.first_token.map(|at| us(at.since(now))),
         total_remaining_us: context.deadline.total.map(|at| us(at.since(now))),
         trace_parent: context.trace_parent.clone().unwrap_or_default(),
-        tenant: String::new(),
+        tenant: context.account.tenant.clone().unwrap_or_default(),
         owner: meta.user_id.to_string(),
         via: context.via.hops().iter().map(ToString::to_string).collect(),
         priority: u32::from(context.priority),
@@ -46,6 +51,11 @@ pub fn start_to_wire(
             .model
             .as_ref()
             .map_or_else(String::new, ToString::to_string),
+        emitted_text: context.continuation.text.clone(),
+        emitted_tokens: context.continuation.said(),
+        emitted_model: spoken(|speaker| speaker.model.as_ref().map(ToString::to_string)),
+        emitted_digest: spoken(|speaker| speaker.digest.as_ref().map(ToString::to_string)),
+        emitted_numerics_id: spoken(|by| by.numerics_id.as_ref().map(ToString::to_string)),
     }
 }
 
@@ -53,15 +63,14 @@ pub fn start_to_wire(
 ///
 /// # Errors
 /// The field that does not fit.
-pub fn start_from_wire(wire: link::Start, now: Time) -> Result<StartParts, WireError> {
-    let mut request = request(wire.request.ok_or(WireError::Missing("start.request"))?)?;
+pub fn start_from_wire(mut wire: link::Start, now: Time) -> Result<StartParts, WireError> {
+    let mut request = request(
+        wire.request
+            .take()
+            .ok_or(WireError::Missing("start.request"))?,
+    )?;
     request.meta.seed = wire.seed;
-    if wire.emitted_ids.len() > MAX_EMITTED {
-        return Err(WireError::Number {
-            field: "start.emitted_ids",
-            value: wire.emitted_ids.len().to_string(),
-        });
-    }
+    let continuation = continuation(&mut wire)?;
     let hops: Result<Vec<_>, _> = wire.via.iter().map(NodeId::new).collect();
     let via = Via::from_hops(hops?).map_err(|error| WireError::Unknown {
         field: "start.via",
@@ -81,8 +90,11 @@ pub fn start_from_wire(wire: link::Start, now: Time) -> Result<StartParts, WireE
         priority: u8::try_from(wire.priority).unwrap_or(u8::MAX),
         trace_parent: (!wire.trace_parent.is_empty() && wire.trace_parent.len() <= 64)
             .then_some(wire.trace_parent),
-        continuation: Continuation {
-            emitted_ids: wire.emitted_ids,
+        continuation,
+        account: Account {
+            key: None,
+            tenant: (!wire.tenant.is_empty() && wire.tenant.len() <= MAX_TENANT)
+                .then_some(wire.tenant),
         },
     };
     Ok(StartParts { request, context })
@@ -109,6 +121,7 @@ pub fn failure_to_wire(error: &InferError) -> link::Failure {
 /// Codes and keys that cross the link. Others become `REMOTE_FAILURE` or are
 /// dropped: a peer cannot make us hold strings of its own as static ones.
 const CODES: &[&str] = &[
+    "ATTEMPTS_EXHAUSTED",
     "BEDROCK_ACCESS_DENIED",
     "BEDROCK_BUSY",
     "BEDROCK_CREDENTIALS",
@@ -124,6 +137,7 @@ const CODES: &[&str] = &[
     "BEDROCK_UNKNOWN_ERROR",
     "BEDROCK_UNREACHABLE",
     "BEDROCK_VALIDATION",
+    "BUDGET_EXHAUSTED",
     "CANCELLED",
     "CHAT_TEMPLATE_REFUSED",
     "CONTINUATION_NOT_SERVED",
@@ -145,6 +159,8 @@ const CODES: &[&str] = &[
     "PROTOCOL_VIOLATION",
     "QUEUE_FULL",
     "RESTART_NOT_SERVED",
+    "RETRY_BUDGET_EXHAUSTED",
+    "SHED",
     "STREAM_BROKEN",
     "STREAM_CUT",
     "STREAM_STALLED",
@@ -373,9 +389,7 @@ mod tests {
             },
             scope: PermitScope::only(tiermesh_core::Tier::Mec),
             model: Some(ModelId::new("brand-extractor").unwrap()),
-            continuation: Continuation {
-                emitted_ids: vec![1, 2, 3],
-            },
+            continuation: tiermesh_core::Continuation::of_ids(vec![1, 2, 3]),
             ..Context::default()
         };
         let wire = start_to_wire(&request.meta, &request.content, &context, sent_at);

@@ -1,8 +1,10 @@
 //! Breakers: a node that keeps failing is left alone for a while.
 //!
-//! There is one for each node, one for each model of a cloud node (a provider
-//! throttles and breaks models apart), and one for each of the MEC and CLOUD
-//! tiers. A tier's breaker counts the failures of all its nodes and opens
+//! There is one for each model on each node (a provider throttles and breaks
+//! models apart, and a cloud node is one region), one for each node, and one
+//! for each of the MEC and CLOUD tiers. A node's counts the failures of all
+//! its models and opens only when two different ones failed since the last
+//! success: until then the trouble is the model's. A tier's breaker counts the failures of all its nodes and opens
 //! only when several different ones of them failed since the last success:
 //! then the trouble is common (a backhaul, a region), and trying the tier's
 //! other nodes one by one would cost every request its time. Devices have no
@@ -19,9 +21,11 @@ use std::time::Duration;
 use tiermesh_core::{BreakerState, CandidateState, ModelId, NodeId, Snapshot, Tier, Time};
 
 mod machine;
+mod ticket;
 
 pub use machine::Outcome;
 use machine::{Admission, Machine};
+pub use ticket::Ticket;
 
 /// The most breakers kept. Beyond it, the closed one that was idle longest
 /// is forgotten.
@@ -45,6 +49,9 @@ pub struct BreakerConfig {
     /// Probes at a time while half-open, at least 1. A probe that has not
     /// ended after [`Self::open`] no longer holds its place.
     pub probes: u32,
+    /// After a probe succeeded, requests pass a few at a time for so long:
+    /// the probes' number at first, twice as many after each tenth.
+    pub ramp: Duration,
     /// A tier's breaker needs failures of this many different nodes, and
     /// twice the failures that a node's needs.
     pub tier_nodes: usize,
@@ -60,6 +67,7 @@ impl Default for BreakerConfig {
             open: Duration::from_secs(60),
             jitter_percent: 10,
             probes: 2,
+            ramp: Duration::from_secs(10),
             tier_nodes: 3,
         }
     }
@@ -75,26 +83,20 @@ impl BreakerConfig {
     }
 }
 
-/// Whose breaker it is.
+/// Models that failed before their node is to blame.
+const MODELS_OF_A_NODE: usize = 2;
+
+/// Whose breaker it is: one model's on one node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Node(NodeId),
-    Model(NodeId, ModelId),
-}
+struct Key(NodeId, ModelId);
 
 impl Key {
     fn of(candidate: &CandidateState) -> Self {
-        let node = candidate.node.clone();
-        match candidate.tier {
-            Tier::Cloud => Self::Model(node, candidate.model.id.clone()),
-            Tier::Device | Tier::Mec => Self::Node(node),
-        }
+        Self(candidate.node.clone(), candidate.model.id.clone())
     }
 
     const fn node(&self) -> &NodeId {
-        match self {
-            Self::Node(node) | Self::Model(node, _) => node,
-        }
+        &self.0
     }
 }
 
@@ -112,6 +114,8 @@ struct Inner {
     opened: u64,
     machines: BTreeMap<Key, Entry>,
     tiers: BTreeMap<Tier, TierEntry>,
+    /// Nodes whose models failed lately, and no others: usually none.
+    nodes: BTreeMap<NodeId, TierEntry>,
     /// The keys whose machine is not closed: usually none, so that merging
     /// into a snapshot of a thousand candidates costs nothing.
     tripped: BTreeSet<Key>,
@@ -123,7 +127,8 @@ struct Entry {
     used_at: Time,
 }
 
-#[derive(Debug)]
+/// A breaker of several things that fail together.
+#[derive(Debug, Default)]
 struct TierEntry {
     machine: Machine,
     /// Who failed since the last success, as far as it matters.
@@ -134,10 +139,7 @@ impl Breakers {
     /// Closed breakers. The seed draws the jitter.
     #[must_use]
     pub fn new(config: BreakerConfig, seed: u64) -> Arc<Self> {
-        let tier = || TierEntry {
-            machine: Machine::default(),
-            failing: BTreeSet::new(),
-        };
+        let tier = TierEntry::default;
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 tier_config: config.of_tier(),
@@ -146,6 +148,7 @@ impl Breakers {
                 opened: 0,
                 machines: BTreeMap::new(),
                 tiers: [Tier::Mec, Tier::Cloud].map(|t| (t, tier())).into(),
+                nodes: BTreeMap::new(),
                 tripped: BTreeSet::new(),
             }),
         })
@@ -162,7 +165,9 @@ impl Breakers {
             .filter(|key| key.node() == node)
             .filter_map(|key| inner.machines.get(key))
             .map(|entry| entry.machine.state(now));
-        states.fold(BreakerState::Closed, worst)
+        let whole = inner.nodes.get(node);
+        let whole = whole.map(|entry| entry.machine.state(now));
+        states.chain(whole).fold(BreakerState::Closed, worst)
     }
 
     /// How a tier's breaker treats the next request.
@@ -189,7 +194,7 @@ impl Breakers {
                 })
         });
         let all_closed = tiers.iter().all(|state| *state == BreakerState::Closed);
-        if inner.tripped.is_empty() && all_closed {
+        if inner.tripped.is_empty() && inner.nodes.is_empty() && all_closed {
             return;
         }
         for candidate in &mut snapshot.candidates {
@@ -200,6 +205,10 @@ impl Breakers {
                 .map_or(BreakerState::Closed, |entry| {
                     entry.machine.passes(&inner.config, now)
                 });
+            let whole = inner.nodes.get(&candidate.node);
+            let own = whole.map_or(own, |entry| {
+                worst(own, entry.machine.passes(&inner.config, now))
+            });
             let both = worst(own, tiers[candidate.tier as usize]);
             candidate.breaker = worst(candidate.breaker, both);
         }
@@ -221,27 +230,40 @@ impl Breakers {
             Some(entry) => Some(entry.machine.admit(&inner.tier_config, now)?),
             None => None,
         };
+        let whole = match inner.nodes.get_mut(&candidate.node) {
+            Some(entry) => entry.machine.admit(&inner.config, now),
+            None => Ok(Admission::untouched()),
+        };
         inner.make_room(&key);
         let entry = inner.machines.entry(key.clone()).or_insert_with(|| Entry {
             machine: Machine::default(),
             used_at: now,
         });
         entry.used_at = now;
-        match entry.machine.admit(&inner.config, now) {
-            Ok(node) => Ok(Ticket {
+        let model = match &whole {
+            Ok(_) => entry.machine.admit(&inner.config, now),
+            Err(retry_in) => Err(*retry_in),
+        };
+        match (whole, model) {
+            (Ok(whole), Ok(model)) => Ok(Ticket {
                 breakers: Arc::clone(self),
                 key,
                 tier: tier.map(|admission| (candidate.tier, admission)),
-                node,
+                whole,
+                model,
                 settled: false,
             }),
-            Err(retry_in) => {
-                // The tier's place was taken for nothing.
+            (whole, refused) => {
+                // The others' places were taken for nothing.
                 if let (Some(entry), Some(admission)) = (inner.tiers.get_mut(&candidate.tier), tier)
                 {
                     entry.machine.settle_neutral(&admission);
                 }
-                Err(retry_in)
+                if let (Some(entry), Ok(admission)) = (inner.nodes.get_mut(&candidate.node), whole)
+                {
+                    entry.machine.settle_neutral(&admission);
+                }
+                Err(refused.err().unwrap_or_default())
             }
         }
     }
@@ -270,77 +292,65 @@ impl Inner {
     }
 
     fn settle(&mut self, ticket: &Ticket, outcome: Outcome, now: Time) {
-        let mut lot = draw(self.seed, self.opened);
+        let lot = draw(self.seed, self.opened);
         self.opened += 1;
         if let Some(entry) = self.machines.get_mut(&ticket.key) {
             entry
                 .machine
-                .settle(&self.config, &ticket.node, outcome, now, lot);
+                .settle(&self.config, &ticket.model, outcome, now, lot);
             if entry.machine.is_closed() {
                 self.tripped.remove(&ticket.key);
             } else {
                 self.tripped.insert(ticket.key.clone());
             }
         }
-        let Some((tier, admission)) = &ticket.tier else {
+        self.settle_node(ticket, outcome, now, draw(self.seed, lot));
+        if let Some((tier, admission)) = &ticket.tier
+            && let Some(entry) = self.tiers.get_mut(tier)
+        {
+            let lot = draw(lot, self.seed);
+            let of = (&self.tier_config, self.config.tier_nodes);
+            entry.settle(of, &ticket.key, admission, (outcome, now, lot));
+        }
+    }
+
+    fn settle_node(&mut self, ticket: &Ticket, outcome: Outcome, now: Time, lot: u64) {
+        let node = ticket.key.node();
+        if outcome == Outcome::Failure && self.nodes.len() < MAX_BREAKERS {
+            self.nodes.entry(node.clone()).or_default();
+        }
+        let Some(entry) = self.nodes.get_mut(node) else {
             return;
         };
-        let Some(entry) = self.tiers.get_mut(tier) else {
-            return;
-        };
+        let of = (&self.config, MODELS_OF_A_NODE);
+        entry.settle(of, &ticket.key, &ticket.whole, (outcome, now, lot));
+        if entry.failing.is_empty() && entry.machine.is_closed() {
+            self.nodes.remove(node);
+        }
+    }
+}
+
+impl TierEntry {
+    /// Counts, and opens only once enough different ones failed.
+    fn settle(
+        &mut self,
+        (config, enough): (&BreakerConfig, usize),
+        who: &Key,
+        admission: &Admission,
+        (outcome, now, lot): (Outcome, Time, u64),
+    ) {
         match outcome {
-            Outcome::Success => entry.failing.clear(),
-            Outcome::Failure if entry.failing.len() < self.config.tier_nodes => {
-                entry.failing.insert(ticket.key.clone());
+            Outcome::Success => self.failing.clear(),
+            Outcome::Failure if self.failing.len() < enough => {
+                self.failing.insert(who.clone());
             }
             Outcome::Failure | Outcome::Neutral => {}
         }
-        lot = draw(self.seed, lot);
-        let common = entry.failing.len() >= self.config.tier_nodes;
-        let mut config = self.tier_config.clone();
-        if !common {
-            // Not several nodes yet: count, and do not open.
+        let mut config = config.clone();
+        if self.failing.len() < enough {
             (config.consecutive, config.rate_percent) = (u32::MAX, u32::MAX);
         }
-        entry.machine.settle(&config, admission, outcome, now, lot);
-    }
-}
-
-/// The right to one attempt. Settle it when the attempt's stream has ended;
-/// dropped before that (the client went away), it is neutral.
-#[derive(Debug)]
-pub struct Ticket {
-    breakers: Arc<Breakers>,
-    key: Key,
-    tier: Option<(Tier, Admission)>,
-    node: Admission,
-    settled: bool,
-}
-
-impl Ticket {
-    /// Says how the attempt ended.
-    pub fn settle(mut self, outcome: Outcome, now: Time) {
-        self.settled = true;
-        let breakers = Arc::clone(&self.breakers);
-        breakers.lock().settle(&self, outcome, now);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let breakers = Arc::clone(&self.breakers);
-        let mut inner = breakers.lock();
-        if let Some(entry) = inner.machines.get_mut(&self.key) {
-            entry.machine.settle_neutral(&self.node);
-        }
-        if let Some((tier, admission)) = &self.tier
-            && let Some(entry) = inner.tiers.get_mut(tier)
-        {
-            entry.machine.settle_neutral(admission);
-        }
+        self.machine.settle(&config, admission, outcome, now, lot);
     }
 }
 

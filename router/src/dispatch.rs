@@ -1,20 +1,35 @@
 //! The dispatcher: decide, ask, and go on to the next before the first token.
 
 use crate::breaker::Breakers;
+use crate::budget::{BudgetLimits, Ledger};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tiermesh_core::{
     BreakerState, Clock, Context, DecisionSummary, Destination, ErrorClass, Explain, Fleet, Infer,
     InferError, InferFuture, NodeId, Refusal, Request, RequestMeta, Sealed, Tier,
 };
-use tiermesh_decision::Policies;
+use tiermesh_decision::{Policies, Policy};
 
+mod allowance;
 mod attempt;
+mod bill;
+mod context;
 mod decided;
+mod elsewhere;
+mod failed;
+mod lobby;
+mod patience;
+mod race;
+mod recover;
 mod relay;
 mod run;
+mod said;
 
+pub use allowance::Allowance;
+use allowance::Bucket;
 use decided::Decided;
+use lobby::Lobby;
+pub use race::HedgeRule;
 use run::Run;
 
 /// What a dispatcher is made of.
@@ -45,8 +60,43 @@ pub struct Options {
     /// The time the last choice of a plan has, when that is longer: with
     /// nobody left to ask, late is better than never.
     pub last_first_token: Duration,
-    /// The longest pause between two events of an answer.
+    /// The longest pause between two events of an answer, whatever its pace.
     pub stall: Duration,
+    /// A pause is taken for a stall no sooner than this, and only if the
+    /// node's reports have stopped too.
+    pub stall_floor: Duration,
+    /// A node that reports and says nothing has this long at least.
+    pub stall_alive: Duration,
+    /// A node with streams in flight reports every 250 ms: one whose last
+    /// report is older than this is silent.
+    pub stale_report: Duration,
+    /// A pause is suspicious no sooner than this: then another node that
+    /// would say the very same is warmed.
+    pub rescue_floor: Duration,
+    /// The most attempts at one request.
+    pub max_attempts: u32,
+    /// The most seams in one answer.
+    pub max_seams: u32,
+    /// How long one search for another place may take where all are full.
+    pub place_within: Duration,
+    /// The first wait of such a search is up to this, each next up to twice
+    /// as long, drawn from the request's seed.
+    pub backoff: Duration,
+    /// But never longer than this.
+    pub backoff_most: Duration,
+    /// Retries after failures before the first token.
+    pub retries: Allowance,
+    /// Hedges and rescues.
+    pub hedges: Allowance,
+    /// When a request is hedged whose policy does not say.
+    pub hedge: HedgeRule,
+    /// What answers may cost, and whom.
+    pub budgets: BudgetLimits,
+    /// The most requests that wait in front of one tier for a place.
+    pub queue_most: usize,
+    /// The longest one waits there, whatever its deadline; zero refuses at
+    /// once whoever finds no place.
+    pub queue_within: Duration,
     /// Where a client should go whose content may not be here, for the error
     /// it gets.
     pub nearer_endpoint: Option<String>,
@@ -59,6 +109,27 @@ impl Default for Options {
             first_token_floor: Duration::from_secs(2),
             last_first_token: Duration::from_secs(30),
             stall: Duration::from_secs(30),
+            stall_floor: Duration::from_millis(500),
+            stall_alive: Duration::from_secs(5),
+            stale_report: Duration::from_millis(650),
+            rescue_floor: Duration::from_millis(250),
+            max_attempts: 16,
+            max_seams: 8,
+            place_within: Duration::from_secs(3),
+            backoff: Duration::from_millis(20),
+            backoff_most: Duration::from_millis(250),
+            retries: Allowance {
+                share_percent: 20,
+                floor_per_s: 32,
+            },
+            hedges: Allowance {
+                share_percent: 10,
+                floor_per_s: 8,
+            },
+            hedge: HedgeRule::WHEN_LATE,
+            budgets: BudgetLimits::default(),
+            queue_most: 256,
+            queue_within: Duration::from_secs(2),
             nearer_endpoint: None,
         }
     }
@@ -81,6 +152,10 @@ pub(crate) struct Shared {
     policies: RwLock<Arc<Policies>>,
     breakers: Arc<Breakers>,
     clock: Arc<dyn Clock>,
+    retries: Bucket,
+    hedges: Bucket,
+    ledger: Arc<Ledger>,
+    lobby: Lobby,
     options: Options,
 }
 
@@ -95,9 +170,19 @@ impl Dispatcher {
                 policies: RwLock::new(Arc::new(setup.policies)),
                 breakers: setup.breakers,
                 clock: setup.clock,
+                retries: Bucket::new(setup.options.retries),
+                hedges: Bucket::new(setup.options.hedges),
+                ledger: Ledger::new(setup.options.budgets),
+                lobby: Lobby::default(),
                 options: setup.options,
             }),
         }
+    }
+
+    /// What was spent.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.shared.ledger
     }
 
     /// The policies in force.
@@ -128,7 +213,7 @@ impl Infer for Dispatcher {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             shared.is_the_right_door(request.meta())?;
-            let decided = Decided::new(&shared, request.meta(), context)?;
+            let decided = shared.decide(request.meta(), context).await?;
             Run::start(shared, request, decided).await
         })
     }
@@ -144,6 +229,11 @@ impl Explain for Dispatcher {
 impl Shared {
     fn policies(&self) -> Arc<Policies> {
         Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When requests of a policy are asked of two nodes at once.
+    fn hedge_rule(&self, _policy: &Policy) -> &HedgeRule {
+        &self.options.hedge
     }
 
     /// Refuses content that may not even be on this machine: it should have

@@ -2,6 +2,7 @@
 
 use crate::client::tier_name;
 use crate::demo::scenario::Step;
+use crate::demo::survival::Survived;
 use crate::infer::Answer;
 use crate::out;
 use serde_json::json;
@@ -135,6 +136,8 @@ fn reason(status: &Status) -> String {
 pub(crate) struct Report {
     json: bool,
     outcomes: Vec<Outcome>,
+    /// Answers that went on as something else than they were.
+    differing: usize,
 }
 
 impl Report {
@@ -143,6 +146,7 @@ impl Report {
         Self {
             json,
             outcomes: Vec::new(),
+            differing: 0,
         }
     }
 
@@ -168,9 +172,19 @@ impl Report {
         }
     }
 
+    /// An answer outlived its node, or did not.
+    pub(crate) fn survived(&mut self, survived: Survived) {
+        if self.json {
+            out::line(&survived.record().to_string());
+        } else {
+            out::line(&survived.words());
+        }
+        self.differing += usize::from(!survived.identical);
+    }
+
     /// The table and the verdict; how many landed where they must not.
     pub(crate) fn finish(&self, took: Duration, cloud: &str) -> usize {
-        let wrong = self.outcomes.iter().filter(|o| !o.landed_right).count();
+        let wrong = self.outcomes.iter().filter(|o| !o.landed_right).count() + self.differing;
         let answered = self.outcomes.iter().filter(|o| o.answer.is_ok()).count();
         let cost: f64 = self
             .outcomes

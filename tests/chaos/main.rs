@@ -5,8 +5,10 @@
     reason = "the counts are for whoever reads the run"
 )]
 
+mod continuity;
 mod gateway;
 mod kill;
+mod resume;
 mod stall;
 
 use std::path::{Path, PathBuf};

@@ -25,6 +25,10 @@ async fn demo_tells_every_request_as_json_and_none_lands_wrong() {
                 assert!(answered != line["error"].is_object(), "{line}");
             }
             Some("fault") => faults += 1,
+            Some("survived") => {
+                assert_eq!(line["identical"], true, "{line}");
+                assert_eq!(line["seams"][0]["kind"], "exact", "{line}");
+            }
             Some("summary") => summary = Some(line),
             _ => panic!("an unknown kind of line: {line}"),
         }

@@ -16,6 +16,7 @@ const LARGE: &[&str] = &["models/brand-extractor/model.safetensors"];
 /// for: vector instructions, a mapped file, a signal, a counting allocator.
 const UNSAFE: &[&str] = &[
     "benches/decision.rs",
+    "benches/dispatch_overhead.rs",
     "crates/engine/src/artifact/map.rs",
     "crates/engine/src/kernel/x86/avx2.rs",
     "crates/engine/src/kernel/x86/avx512.rs",

@@ -10,6 +10,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_bedrockruntime::Client;
 use errors::Mapper;
 use meter::Meter;
+use prefill::Prefill;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ mod ask;
 mod connect;
 pub(crate) mod errors;
 mod meter;
+mod prefill;
 
 /// What the client is handed besides its configuration.
 #[derive(Clone)]
@@ -102,6 +104,7 @@ struct Served {
     offer: Arc<ModelOffer>,
     bedrock_id: String,
     priced_on: String,
+    takes_prefill: bool,
     meter: Meter,
 }
 
@@ -230,7 +233,14 @@ impl BedrockCloud {
         let pass = privacy::permit(&request, &shared.destination)?;
         let content = request.open(&pass, &shared.destination.node)?;
         let served = &shared.models[at];
-        let call = ask::call(&shared.client, &served.bedrock_id, request.meta(), content)?;
+        let said = &context.continuation;
+        let prefill = Prefill::of(said, served.takes_prefill, &shared.place)?;
+        let asked = ask::Asked {
+            meta: request.meta(),
+            content,
+            prefill: &prefill,
+        };
+        let call = ask::call(&shared.client, &served.bedrock_id, &asked)?;
         let via = ask::via(&context.via, &shared.via);
         // Headers come once the model begins; a connection has its own bound.
         let idle = shared.idle_timeout + shared.connect_timeout;
@@ -261,8 +271,9 @@ impl BedrockCloud {
             answer::Terms {
                 started,
                 deadline: context.deadline,
-                most_input: ask::most_tokens(content),
-                most_output: u64::from(request.meta().sampling.max_tokens),
+                most_input: ask::most_tokens(content) + prefill.text.len() as u64,
+                most_output: ask::most_output(request.meta(), &prefill),
+                before: prefill,
             },
         );
         Ok(answer.into_stream())
@@ -291,15 +302,6 @@ impl Shared {
                 ErrorClass::NotFound,
                 "TASK_NOT_SERVED",
                 format!("{} does not serve `{}`", self.place, meta.task.as_str()),
-            ));
-        }
-        if !context.continuation.emitted_ids.is_empty() {
-            // Token ids of another vocabulary say nothing here, and to begin
-            // anew would repeat what the client has.
-            return Err(InferError::new(
-                ErrorClass::NotFound,
-                "CONTINUATION_NOT_SERVED",
-                format!("{} cannot go on from token ids", self.place),
             ));
         }
         let found = self.models.iter().position(|m| match &context.model {

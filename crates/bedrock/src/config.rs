@@ -79,6 +79,11 @@ pub struct BedrockModel {
     /// Answer tokens a second until enough answers were measured.
     #[serde(default = "decode_prior")]
     pub decode_tok_s: f32,
+    /// Whether it goes on from an assistant's text, so that it can take over
+    /// an answer that broke elsewhere. When absent, its name tells: Anthropic's
+    /// and Amazon's Nova do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assistant_prefill: Option<bool>,
 }
 
 const fn first_token_prior() -> f32 {

@@ -138,6 +138,8 @@ pub enum AttemptOutcome {
     Refused,
     /// It failed.
     Failed,
+    /// It was asked beside another that was faster, or was given up for it.
+    Cancelled,
 }
 
 /// One try at an answer.

@@ -36,4 +36,6 @@ pub use request::{
 };
 pub use tier::Tier;
 pub use time::{Clock, Deadline, MonotonicClock, Time};
-pub use traits::{Context, Continuation, EventStream, Explain, Fleet, Infer, InferFuture, Via};
+pub use traits::{
+    Account, Context, Continuation, EventStream, Explain, Fleet, Infer, InferFuture, Speaker, Via,
+};

@@ -98,6 +98,42 @@ pub enum PermitError {
 }
 
 /// The right to show one request's content to one destination.
+///
+/// [`permit`] makes it, after it has checked, and nobody else can: content
+/// that somebody would send without one does not compile.
+///
+/// ```compile_fail,E0451
+/// use tiermesh_core::{Destination, NodeId, Permit, Tier};
+/// let destination = Destination {
+///     tier: Tier::Cloud,
+///     region: None,
+///     node: NodeId::new("anywhere").unwrap(),
+///     owner: None,
+/// };
+/// let forged = Permit { seal: 1, destination };
+/// ```
+///
+/// ```compile_fail,E0616
+/// fn leak(request: &tiermesh_core::Sealed<tiermesh_core::Request>) -> usize {
+///     request.inner.content.bytes()
+/// }
+/// ```
+///
+/// ```compile_fail,E0061
+/// fn leak(request: &tiermesh_core::Sealed<tiermesh_core::Request>) -> usize {
+///     request.open().unwrap().bytes()
+/// }
+/// ```
+///
+/// With one, it opens for that destination alone:
+///
+/// ```
+/// use tiermesh_core::{Destination, NodeId, PermitError, Request, Sealed, privacy};
+/// fn show(request: &Sealed<Request>, to: &Destination) -> Result<usize, PermitError> {
+///     let permit = privacy::permit(request, to)?;
+///     Ok(request.open(&permit, &to.node)?.bytes())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Permit {
     seal: u64,

@@ -3,7 +3,7 @@
 use crate::capacity::Snapshot;
 use crate::error::{ErrorClass, InferError, Refusal};
 use crate::event::{DecisionSummary, Event};
-use crate::id::{ModelId, NodeId};
+use crate::id::{ModelDigest, ModelId, NodeId, NumericsId};
 use crate::privacy::{PermitScope, Sealed};
 use crate::request::{Request, RequestMeta};
 use crate::time::Deadline;
@@ -93,11 +93,71 @@ impl Via {
     }
 }
 
-/// What an interrupted answer had said.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What an interrupted answer had said. It is part of the answer, so whoever
+/// sends it anywhere holds a permit for its request and that destination.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Continuation {
-    /// Ids of the tokens the client has, in order.
+    /// Ids of the tokens the client has, in order. Empty where they are of no
+    /// use to the receiver: then it goes on from [`Self::text`].
     pub emitted_ids: Vec<u32>,
+    /// The text of those tokens; a character that was not whole is left out.
+    pub text: String,
+    /// How many tokens the client has: the next one's number.
+    pub tokens: u64,
+    /// Whose tokens they are; none where several models said them.
+    pub speaker: Option<Speaker>,
+}
+
+/// The model that said a text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Speaker {
+    /// Its name.
+    pub model: Option<ModelId>,
+    /// Equal digests have one vocabulary.
+    pub digest: Option<ModelDigest>,
+    /// Equal ids go on with the very tokens that would have come.
+    pub numerics_id: Option<NumericsId>,
+}
+
+impl Continuation {
+    /// An answer of which only the tokens' ids are known.
+    #[must_use]
+    pub fn of_ids(emitted_ids: Vec<u32>) -> Self {
+        Self {
+            tokens: emitted_ids.len() as u64,
+            emitted_ids,
+            ..Self::default()
+        }
+    }
+
+    /// How many tokens the client has.
+    #[must_use]
+    pub fn said(&self) -> u64 {
+        self.tokens.max(self.emitted_ids.len() as u64)
+    }
+
+    /// Whether nothing was said yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.said() == 0 && self.text.is_empty()
+    }
+
+    /// Whether the receiver has the text to go on from, and no ids.
+    #[must_use]
+    pub fn is_prefill(&self) -> bool {
+        self.emitted_ids.is_empty() && !self.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Continuation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (ids, bytes) = (self.emitted_ids.len(), self.text.len());
+        write!(
+            f,
+            "Continuation({} tokens, {ids} ids, {bytes} bytes)",
+            self.said()
+        )
+    }
 }
 
 /// What travels with a request and is not part of it.
@@ -117,6 +177,17 @@ pub struct Context {
     pub trace_parent: Option<String>,
     /// What was said before, when this goes on.
     pub continuation: Continuation,
+    /// Who pays, beside the user.
+    pub account: Account,
+}
+
+/// Who pays for a request, as the door that let it in knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// The API key's name, never the key.
+    pub key: Option<String>,
+    /// The customer the key belongs to.
+    pub tenant: Option<String>,
 }
 
 impl Default for Context {
@@ -129,6 +200,7 @@ impl Default for Context {
             priority: 0,
             trace_parent: None,
             continuation: Continuation::default(),
+            account: Account::default(),
         }
     }
 }

@@ -238,6 +238,15 @@ impl Model {
         self.tokenizer.encode_trusted(text)
     }
 
+    /// An answer's text as tokens, for this model to go on from. Nothing in it
+    /// becomes a special token.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot spell the text.
+    pub fn encode_said(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        self.tokenizer.encode_content(text)
+    }
+
     /// The prompt as tokens. A model whose manifest says what stands around a
     /// turn is asked so; any other reads a plain prompt as its tokenizer
     /// encodes a text, and a conversation by its chat template. Without one,

@@ -6,9 +6,9 @@ use std::time::Instant;
 use futures::StreamExt;
 use tiermesh_core::privacy::permit;
 use tiermesh_core::{
-    Attempt, AttemptOutcome, Clock, Context, Destination, Done, ErrorClass, Event, EventStream,
-    Infer, InferError, InferFuture, ModelId, ModelOffer, Refusal, Request, RequestMeta, Sampling,
-    Sealed, Usage, Usd,
+    Attempt, AttemptOutcome, Clock, Context, Continuation, Destination, Done, ErrorClass, Event,
+    EventStream, Infer, InferError, InferFuture, ModelId, ModelOffer, Refusal, Request,
+    RequestMeta, Sampling, Sealed, Usage, Usd,
 };
 
 use crate::chat::PromptError;
@@ -82,13 +82,23 @@ impl LocalInfer {
         let offer = self.choose(meta, context.model.as_ref())?;
         let permit = permit(&request, &self.destination)?;
         let content = request.open(&permit, &self.destination.node)?;
+        let said = context.continuation.said();
+        let emitted = self.emitted(&offer.id, context.continuation)?;
+        // Another model's text has another number of tokens here; the answer
+        // still ends after as many as the client asked for.
+        let left = u64::from(meta.sampling.max_tokens).saturating_sub(said);
+        let most = u32::try_from(left + emitted.len() as u64).unwrap_or(u32::MAX);
+        let shift = Shift {
+            here: emitted.len() as u64,
+            said,
+        };
         let job = Job {
             model: offer.id.clone(),
             content: content.clone(),
-            emitted: context.continuation.emitted_ids,
+            emitted,
             sampling: self.sampling(&offer.id, &meta.sampling)?,
             seed: meta.seed,
-            max_tokens: meta.sampling.max_tokens,
+            max_tokens: most,
             user: meta.user_id.clone(),
             priority: context.priority,
             task: meta.task,
@@ -104,7 +114,24 @@ impl LocalInfer {
                 .map(|left| Instant::now() + left),
         };
         let stream = self.submit(job).await?;
-        Ok(self.events(stream, offer))
+        Ok(self.events(stream, offer, shift))
+    }
+
+    /// The tokens the answer has so far, in this model's vocabulary.
+    fn emitted(&self, id: &ModelId, said: Continuation) -> Result<Vec<u32>, Refusal> {
+        if !said.is_prefill() {
+            return Ok(said.emitted_ids);
+        }
+        let mut models = self.engine.models().iter();
+        let model = models.find(|model| model.info().id == *id);
+        let model = model.ok_or_else(|| broken("the model of the plan is not in memory"))?;
+        model.encode_said(&said.text).map_err(|error| {
+            InferError::new(
+                ErrorClass::NotFound,
+                "CONTINUATION_NOT_SERVED",
+                format!("model `{id}` cannot go on from this text: {error}"),
+            )
+        })
     }
 
     /// What was asked for, and the model's own where nothing was.
@@ -176,15 +203,38 @@ impl LocalInfer {
             .map_err(refusal)
     }
 
-    fn events(&self, stream: TokenStream, offer: Arc<ModelOffer>) -> EventStream {
+    fn events(&self, stream: TokenStream, offer: Arc<ModelOffer>, shift: Shift) -> EventStream {
         let destination = self.destination.clone();
         Box::pin(stream.map(move |output| {
             Ok(match output.map_err(failure)? {
-                Output::Tokens { first_seq, items } => Event::Tokens { first_seq, items },
+                Output::Tokens { first_seq, items } => Event::Tokens {
+                    first_seq: shift.number(first_seq),
+                    items,
+                },
                 Output::Result(result) => Event::Result(result),
-                Output::Finished(end) => Event::Done(Box::new(done(end, &destination, &offer))),
+                Output::Finished(mut end) => {
+                    // The engine counts what it wrote; the answer is longer, and
+                    // what was said before was read.
+                    end.output_tokens += shift.said;
+                    end.prompt_tokens += shift.here;
+                    Event::Done(Box::new(done(end, &destination, &offer)))
+                }
             })
         }))
+    }
+}
+
+/// From the engine's numbers of an answer's tokens to the client's: they
+/// differ where the answer so far is another model's.
+#[derive(Clone, Copy)]
+struct Shift {
+    here: u64,
+    said: u64,
+}
+
+impl Shift {
+    const fn number(self, here: u64) -> u64 {
+        here.saturating_sub(self.here) + self.said
     }
 }
 

@@ -5,6 +5,7 @@
 //! polling too, and then no timer of the stream's own is looked at: the door
 //! sweeps over such answers.
 
+use crate::resume::Issuer;
 use crate::slots::Slot;
 use futures_core::Stream;
 use std::pin::Pin;
@@ -25,6 +26,8 @@ pub(crate) struct Answer {
     sweeper: Arc<Sweeper>,
     pub(crate) request_id: RequestId,
     pub(crate) seed: u64,
+    /// Makes resume tokens, where the client asked for them.
+    pub(crate) issuer: Option<Box<Issuer>>,
 }
 
 /// What an answer holds until it ends.
@@ -62,6 +65,7 @@ impl Answer {
             sweeper: Arc::clone(sweeper),
             request_id,
             seed,
+            issuer: None,
         }
     }
 }

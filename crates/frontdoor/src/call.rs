@@ -10,6 +10,8 @@ use tiermesh_core::{ErrorClass, FieldError, InferError, NodeId, Via};
 const VIA: &str = "x-tiermesh-via";
 /// A signed ticket from `Locate`.
 const TICKET: &str = "tiermesh-ticket";
+/// Asks for resume tokens over HTTP.
+const RESUMABLE: &str = "x-tiermesh-resumable";
 const TRACE_PARENT: &str = "traceparent";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// A W3C `traceparent` of version 00 is exactly this long.
@@ -23,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) ticket: Option<String>,
     pub(crate) via: Via,
     pub(crate) trace_parent: Option<String>,
+    /// The client wants resume tokens.
+    pub(crate) resumable: bool,
 }
 
 impl Call {
@@ -46,6 +50,7 @@ impl Call {
             trace_parent: text(headers, TRACE_PARENT)
                 .filter(|parent| parent.len() == TRACE_PARENT_BYTES)
                 .map(ToOwned::to_owned),
+            resumable: text(headers, RESUMABLE).is_some_and(|value| value == "true"),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tiermesh_core::{
     BreakerState, EngineCapacity, InferError, ModelId, ModelOffer, ModelSelector, ModelState,
-    NodeId, Privacy, Region, Tier, UserId,
+    NodeId, Privacy, Region, Speaker, Tier, UserId,
 };
 use tiermesh_proto::v1;
 
@@ -14,6 +14,12 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// Every node this daemon knows, itself included.
     fn nodes(&self) -> Vec<NodeStatus>;
+
+    /// How a node computes a model, where that is known: it goes into resume
+    /// tokens.
+    fn speaker(&self, _node: &NodeId, _model: &ModelId) -> Option<Speaker> {
+        None
+    }
 
     /// The nearest edge endpoints for content that must not pass a region,
     /// nearest first.

@@ -4,6 +4,7 @@
 use crate::Door;
 use crate::answer::{Answer, Sweeper};
 use crate::call::Call;
+use crate::resume::{self, Brought, Issuer};
 use crate::slots::Slots;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +54,41 @@ impl Entry {
         seed: Option<u64>,
         call: Call,
     ) -> Result<Answer, InferError> {
-        let (mut request, context) = self.check(raw, seed, &call)?;
+        let (request, context) = self.check(raw, seed, &call)?;
+        self.begin(request, context, call, 0).await
+    }
+
+    /// Goes on with an answer whose connection was lost.
+    pub(crate) async fn resume(
+        &self,
+        mut raw: RawRequest,
+        brought: Brought,
+        mut call: Call,
+    ) -> Result<Answer, InferError> {
+        let told = resume::open(self.door.options.resume.as_deref(), &brought.token)?;
+        if raw.request_id.is_empty() {
+            raw.request_id.clone_from(&told.request_id);
+        }
+        call.resumable = true;
+        let (request, mut context) = self.check(raw, Some(told.seed), &call)?;
+        resume::check(&told, &request)?;
+        let (continuation, known) = resume::continuation(&told, brought, &request)?;
+        context.continuation = continuation;
+        self.begin(request, context, call, known).await
+    }
+
+    /// The path from a valid request on. The client has the first `known`
+    /// tokens of what will come.
+    async fn begin(
+        &self,
+        mut request: Request,
+        context: Context,
+        call: Call,
+        known: u64,
+    ) -> Result<Answer, InferError> {
+        let options = &self.door.options;
+        let issuer = options.resume.as_ref().filter(|_| call.resumable);
+        let issuer = issuer.map(|signer| Issuer::new(signer, &self.door.catalog, &request));
         if let Some(guard) = &self.door.options.guard {
             guard(&mut request.meta, &call.caller())?;
         }
@@ -80,13 +115,14 @@ impl Entry {
                 () = over => return Err(InferError::deadline_exceeded()),
             },
         };
+        let stream = match known {
+            0 => stream,
+            known => resume::leave_out(stream, known),
+        };
         let begun = (stream, slot);
-        Ok(Answer::new(
-            begun,
-            deadline,
-            (request_id, seed),
-            &self.sweeper,
-        ))
+        let mut answer = Answer::new(begun, deadline, (request_id, seed), &self.sweeper);
+        answer.issuer = issuer.map(Box::new);
+        Ok(answer)
     }
 
     /// The decision for a request. Nothing is sent anywhere, so it needs no

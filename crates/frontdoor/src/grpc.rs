@@ -3,6 +3,7 @@
 use crate::answer::Answer;
 use crate::catalog::Locate;
 use crate::entry::Entry;
+use crate::resume::Brought;
 use crate::serve::ServeError;
 use crate::status::to_status;
 use axum::Router;
@@ -10,7 +11,9 @@ use futures_core::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll, ready};
-use tiermesh_core::{FieldError, InferError, ModelId, ModelSelector, RawRequest, Region, UserId};
+use tiermesh_core::{
+    Event, FieldError, InferError, ModelId, ModelSelector, RawRequest, Region, SeamKind, UserId,
+};
 use tiermesh_proto::v1;
 use tiermesh_proto::v1::fleet_server::{Fleet, FleetServer};
 use tiermesh_proto::v1::inference_server::{Inference, InferenceServer};
@@ -92,20 +95,22 @@ struct Service(Arc<Entry>);
 #[tonic::async_trait]
 impl Inference for Service {
     type InferStream = WireAnswer;
+    type ResumeStream = WireAnswer;
 
     async fn infer(
         &self,
         request: Request<v1::InferRequest>,
     ) -> Result<Response<WireAnswer>, Status> {
         let answer = self.begin(request).await.map_err(to_status)?;
-        let (request_id, seed) = (answer.request_id.as_str().parse(), answer.seed);
-        let mut response = Response::new(WireAnswer(answer));
-        let metadata = response.metadata_mut();
-        if let Ok(request_id) = request_id {
-            metadata.insert("x-tiermesh-request-id", request_id);
-        }
-        metadata.insert("x-tiermesh-seed", MetadataValue::from(seed));
-        Ok(response)
+        Ok(respond(answer))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<WireAnswer>, Status> {
+        let answer = self.go_on(request).await.map_err(to_status)?;
+        Ok(respond(answer))
     }
 
     async fn explain(
@@ -161,9 +166,23 @@ impl Fleet for Service {
 }
 
 impl Service {
-    async fn begin(&self, request: Request<v1::InferRequest>) -> Result<Answer, InferError> {
+    async fn go_on(&self, request: Request<v1::ResumeRequest>) -> Result<Answer, InferError> {
         let (metadata, _, wire) = request.into_parts();
         let call = self.0.call(metadata.as_ref())?;
+        let brought = Brought {
+            token: wire.resume_token,
+            next_seq: wire.next_seq,
+            emitted_ids: wire.emitted_ids,
+            text: wire.emitted_text,
+        };
+        let raw = RawRequest::try_from(wire.request.unwrap_or_default())?;
+        self.0.resume(raw, brought, call).await
+    }
+
+    async fn begin(&self, request: Request<v1::InferRequest>) -> Result<Answer, InferError> {
+        let (metadata, _, wire) = request.into_parts();
+        let mut call = self.0.call(metadata.as_ref())?;
+        call.resumable |= wire.resumable;
         let seed = wire.seed;
         self.0.infer(RawRequest::try_from(wire)?, seed, call).await
     }
@@ -192,6 +211,17 @@ impl Service {
     }
 }
 
+fn respond(answer: Answer) -> Response<WireAnswer> {
+    let (request_id, seed) = (answer.request_id.as_str().parse(), answer.seed);
+    let mut response = Response::new(WireAnswer(answer));
+    let metadata = response.metadata_mut();
+    if let Ok(request_id) = request_id {
+        metadata.insert("x-tiermesh-request-id", request_id);
+    }
+    metadata.insert("x-tiermesh-seed", MetadataValue::from(seed));
+    response
+}
+
 /// An answer as wire events. It is polled by the connection: no task and no
 /// queue stand between the model and the socket.
 pub(crate) struct WireAnswer(Answer);
@@ -206,7 +236,20 @@ impl Stream for WireAnswer {
             Some(Err(error)) => return Poll::Ready(Some(Err(to_status(error)))),
             Some(Ok(event)) => event,
         };
+        let token = self.0.issuer.as_mut().and_then(|issuer| match &event {
+            Event::Accepted(decision) => Some(issuer.token(&decision.node, &decision.model)),
+            Event::Seam(seam) => {
+                let same = matches!(seam.kind, SeamKind::Exact | SeamKind::SameModel);
+                Some(issuer.after_seam(&seam.to, same))
+            }
+            _ => None,
+        });
         let mut wire = v1::InferEvent::from(event);
+        match (&mut wire.event, token) {
+            (Some(Wire::Accepted(accepted)), Some(token)) => accepted.resume_token = token,
+            (Some(Wire::Seam(seam)), Some(token)) => seam.resume_token = token,
+            _ => {}
+        }
         if let Some(Wire::Accepted(accepted)) = &mut wire.event {
             accepted.request_id = self.0.request_id.to_string();
             accepted.seed = self.0.seed;

@@ -15,12 +15,13 @@ mod grpc;
 mod http;
 mod listing;
 mod openai;
+mod resume;
 mod serve;
 mod slots;
 mod status;
 
 pub use catalog::{Catalog, CatalogModel, Locate, Located, NodeStatus};
-pub use listing::{models_of, nodes_of};
+pub use listing::{models_of, nodes_of, speaker_of};
 pub use serve::{ServeError, serve};
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tiermesh_core::{
     Clock, Explain, Infer, InferError, NodeId, PolicyName, Region, RequestMeta, Tier, UserId,
 };
+use tiermesh_identity::ResumeSigner;
 
 /// Everything a daemon puts behind its client API.
 #[derive(Clone)]
@@ -70,6 +72,9 @@ pub struct DoorOptions {
     pub default_user: UserId,
     /// The policy of requests that name none.
     pub default_policy: PolicyName,
+    /// Signs and checks resume tokens; `None` resumes nothing. With a key of
+    /// this process alone, answers go on at this door and nowhere else.
+    pub resume: Option<Arc<ResumeSigner>>,
     /// Refuses content that may not enter here; `None` lets everything in.
     pub guard: Option<Guard>,
     /// Answers at a time, over all connections and APIs. One more is refused
@@ -102,6 +107,7 @@ impl DoorOptions {
             region: None,
             default_user,
             default_policy,
+            resume: Some(Arc::new(ResumeSigner::generate())),
             guard: None,
             max_streams: 256,
             max_connections: 1024,

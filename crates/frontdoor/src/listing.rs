@@ -1,7 +1,9 @@
 //! What a door lists, derived from a dispatcher's snapshot.
 
 use crate::catalog::{CatalogModel, NodeStatus};
-use tiermesh_core::{BreakerState, CandidateState, EngineCapacity, NodeId, Snapshot};
+use tiermesh_core::{
+    BreakerState, CandidateState, EngineCapacity, ModelId, NodeId, Snapshot, Speaker,
+};
 
 /// Every model once, with the tiers it can be had on.
 #[must_use]
@@ -59,4 +61,16 @@ fn node_of(candidate: &CandidateState, breaker: BreakerState) -> NodeStatus {
         states: vec![candidate.state],
         engine: EngineCapacity::default(),
     }
+}
+
+/// How a node of a snapshot computes a model.
+#[must_use]
+pub fn speaker_of(snapshot: &Snapshot, node: &NodeId, model: &ModelId) -> Option<Speaker> {
+    let mut candidates = snapshot.candidates.iter();
+    let found = candidates.find(|c| c.node == *node && c.model.id == *model)?;
+    Some(Speaker {
+        model: Some(model.clone()),
+        digest: found.model.digest.clone(),
+        numerics_id: found.model.numerics_id.clone(),
+    })
 }

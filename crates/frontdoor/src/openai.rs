@@ -1,19 +1,22 @@
 //! OpenAI's API: chat completions and the list of models.
 
 use crate::answer::Answer;
+use crate::call::text;
 use crate::entry::Entry;
 use crate::http::json_body;
+use crate::resume::Brought;
 use ask::Ask;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use http::HeaderMap;
 use reply::{Head, failure};
 use serde_json::{Value, json};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use tiermesh_core::{ErrorClass, Event, InferError};
+use tiermesh_core::{ErrorClass, Event, FieldError, InferError};
 
 mod ask;
 mod constraint;
@@ -50,13 +53,41 @@ async fn answer(entry: &Entry, request: Request) -> Result<Response, InferError>
         ..
     } = ask;
     let logprobs = raw.logprobs.is_some();
-    let answer = entry.infer(raw, seed, call).await.map_err(our_names)?;
+    let resumable = call.resumable;
+    let answer = match brought(&headers)? {
+        Some(brought) => entry.resume(raw, brought, call).await,
+        None => entry.infer(raw, seed, call).await,
+    };
+    let answer = answer.map_err(our_names)?;
     let opened = Opened::wait(answer).await?;
     if stream {
-        Ok(sse::respond(opened, include_usage))
+        Ok(sse::respond(opened, include_usage, resumable))
     } else {
         whole::respond(opened, logprobs).await
     }
+}
+
+/// What a client brings that goes on after its last event: the token it was
+/// told in a header, and the id of the last event it has, which is the number
+/// of the next token.
+fn brought(headers: &HeaderMap) -> Result<Option<Brought>, FieldError> {
+    const LAST: &str = "last-event-id";
+    let Some(last) = text(headers, LAST) else {
+        return Ok(None);
+    };
+    let next_seq = last.parse().map_err(|_| {
+        FieldError::new(
+            LAST,
+            format!("`{last}`"),
+            "the id of an event of this answer",
+        )
+    })?;
+    let token = text(headers, reply::RESUME).unwrap_or_default();
+    Ok(Some(Brought {
+        token: token.to_owned(),
+        next_seq,
+        ..Brought::default()
+    }))
 }
 
 /// An answer whose first words, or end, are there. Until then the client may
@@ -72,7 +103,11 @@ impl Opened {
         let mut head = Head::new(&rest);
         loop {
             match next(&mut rest).await {
-                Some(Ok(Event::Accepted(decision))) => head.accept(&decision),
+                Some(Ok(Event::Accepted(decision))) => {
+                    head.accept(&decision);
+                    let issuer = rest.issuer.as_mut();
+                    head.resume = issuer.map(|i| i.token(&decision.node, &decision.model));
+                }
                 Some(Ok(first)) => return Ok(Self { head, first, rest }),
                 Some(Err(error)) => return Err(error),
                 None => return Err(no_chat()),

@@ -7,11 +7,13 @@
 
 mod ca;
 mod principal;
+mod resume;
 mod ticket;
 mod tls;
 
 pub use ca::{CaError, CertificateAuthority, Issued, Validity};
 pub use principal::{InvalidPrincipal, Principal};
+pub use resume::{ResumeError, ResumeSigner, Resumption, fingerprint};
 pub use ticket::{Ticket, TicketError, TicketSigner, TicketVerifier};
 pub use tls::{
     ALPN, Credentials, GATEWAY_NAME, TlsError, door_config, gateway_config, node_config,

@@ -3,7 +3,7 @@
 use crate::fleet::NodeFleet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tiermesh_core::{ErrorClass, Fleet as _, InferError};
+use tiermesh_core::{ErrorClass, Fleet as _, InferError, ModelId, NodeId, Speaker};
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 use tiermesh_router::Dispatcher;
 
@@ -18,6 +18,10 @@ pub(crate) struct NodeCatalog {
 impl Catalog for NodeCatalog {
     fn models(&self) -> Vec<CatalogModel> {
         tiermesh_frontdoor::models_of(&self.fleet.snapshot())
+    }
+
+    fn speaker(&self, node: &NodeId, model: &ModelId) -> Option<Speaker> {
+        tiermesh_frontdoor::speaker_of(&self.fleet.snapshot(), node, model)
     }
 
     fn nodes(&self) -> Vec<NodeStatus> {

@@ -16,6 +16,7 @@ impl From<Event> for v1::InferEvent {
                 decision: Some((*decision).into()),
                 request_id: String::new(),
                 seed: 0,
+                resume_token: String::new(),
             }),
             Event::Tokens { first_seq, items } => Wire::Tokens(v1::Tokens {
                 first_seq,
@@ -105,6 +106,7 @@ fn seam_to_wire(seam: &Seam) -> v1::Seam {
             SeamKind::Prefill => Kind::Prefill,
             SeamKind::Restart => Kind::Restart,
         } as i32,
+        resume_token: String::new(),
     }
 }
 
@@ -224,6 +226,7 @@ fn attempt_to_wire(attempt: Attempt) -> v1::Attempt {
             AttemptOutcome::Answered => Outcome::Answered,
             AttemptOutcome::Refused => Outcome::Refused,
             AttemptOutcome::Failed => Outcome::Failed,
+            AttemptOutcome::Cancelled => Outcome::Cancelled,
         } as i32,
         reason: attempt.reason.unwrap_or_default(),
     }
@@ -239,6 +242,7 @@ fn attempt(wire: v1::Attempt) -> Result<Attempt, WireError> {
             Ok(Outcome::Answered) => AttemptOutcome::Answered,
             Ok(Outcome::Refused) => AttemptOutcome::Refused,
             Ok(Outcome::Failed) => AttemptOutcome::Failed,
+            Ok(Outcome::Cancelled) => AttemptOutcome::Cancelled,
             _ => {
                 return Err(WireError::Unknown {
                     field: "attempt.outcome",

@@ -25,6 +25,19 @@ pub enum Outcome {
 pub(super) struct Admission {
     epoch: u64,
     probe: Option<u64>,
+    /// It holds one of the places of a breaker that closes slowly.
+    ramped: bool,
+}
+
+impl Admission {
+    /// What a machine that nobody has touched gives.
+    pub(super) const fn untouched() -> Self {
+        Self {
+            epoch: 0,
+            probe: None,
+            ramped: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -37,14 +50,47 @@ pub(super) struct Machine {
 
 #[derive(Debug)]
 enum State {
-    /// Requests pass, and their outcomes are counted.
-    Closed { in_a_row: u32, window: Window },
+    /// Requests pass, and their outcomes are counted. After a probe they pass
+    /// a few at a time at first: everybody who waited, at once, would be too
+    /// much for whoever just came back.
+    Closed {
+        in_a_row: u32,
+        window: Window,
+        ramp: Option<Ramp>,
+    },
     /// Nothing passes. Entered when the failures were too many, or a probe
     /// failed.
     Open { until: Time },
     /// A few probes pass. Entered by the first request after `until`; left by
     /// the first probe that succeeds or fails.
     HalfOpen { probes: Vec<Probe> },
+}
+
+/// How far a breaker has closed again.
+#[derive(Debug, Clone, Copy)]
+struct Ramp {
+    since: Time,
+    /// Attempts under way that passed on the ramp.
+    out: u32,
+}
+
+impl Ramp {
+    /// Places now: the probes', and twice as many after each tenth of the
+    /// ramp. None once it is over.
+    fn places(&self, config: &BreakerConfig, now: Time) -> Option<u32> {
+        let gone = now.since(self.since);
+        if gone >= config.ramp {
+            return None;
+        }
+        let tenth = (config.ramp / 10).max(Duration::from_micros(1));
+        let doubled = u32::try_from(gone.as_micros() / tenth.as_micros()).unwrap_or(16);
+        Some(config.probes.max(1).saturating_mul(1 << doubled.min(16)))
+    }
+
+    fn full_for(&self, config: &BreakerConfig, now: Time) -> Option<Duration> {
+        let places = self.places(config, now)?;
+        (self.out >= places).then(|| config.ramp / 10)
+    }
 }
 
 #[derive(Debug)]
@@ -56,7 +102,7 @@ struct Probe {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            state: State::closed(),
+            state: State::closed(None),
             epoch: 0,
             probes_drawn: 0,
         }
@@ -64,17 +110,19 @@ impl Default for Machine {
 }
 
 impl State {
-    fn closed() -> Self {
+    fn closed(ramp: Option<Ramp>) -> Self {
         Self::Closed {
             in_a_row: 0,
             window: Window::default(),
+            ramp,
         }
     }
 }
 
 impl Machine {
+    /// Whether it is closed, and everybody passes.
     pub(super) const fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
+        matches!(self.state, State::Closed { ramp: None, .. })
     }
 
     pub(super) fn state(&self, now: Time) -> BreakerState {
@@ -96,6 +144,12 @@ impl Machine {
                 },
                 None => BreakerState::HalfOpen,
             },
+            State::Closed {
+                ramp: Some(ramp), ..
+            } => match ramp.full_for(config, now) {
+                Some(retry_in) => BreakerState::Open { retry_in },
+                None => BreakerState::Closed,
+            },
             _ => self.state(now),
         }
     }
@@ -112,9 +166,11 @@ impl Machine {
             self.go(State::HalfOpen { probes: Vec::new() });
         }
         let State::HalfOpen { probes } = &mut self.state else {
+            let ramped = self.step_on_the_ramp(config, now)?;
             return Ok(Admission {
                 epoch: self.epoch,
                 probe: None,
+                ramped,
             });
         };
         if let Some(until) = full_until(config, probes, now) {
@@ -130,7 +186,25 @@ impl Machine {
         Ok(Admission {
             epoch: self.epoch,
             probe: Some(number),
+            ramped: false,
         })
+    }
+
+    /// Takes a place while the breaker closes slowly.
+    fn step_on_the_ramp(&mut self, config: &BreakerConfig, now: Time) -> Result<bool, Duration> {
+        let State::Closed { ramp, .. } = &mut self.state else {
+            return Ok(false);
+        };
+        let Some(on) = ramp else { return Ok(false) };
+        if on.places(config, now).is_none() {
+            *ramp = None;
+            return Ok(false);
+        }
+        if let Some(retry_in) = on.full_for(config, now) {
+            return Err(retry_in);
+        }
+        on.out += 1;
+        Ok(true)
     }
 
     /// An attempt ended. `lot` draws the jitter should this open it.
@@ -145,9 +219,15 @@ impl Machine {
         if admission.epoch != self.epoch {
             return;
         }
+        self.leave_the_ramp(admission);
         match (&mut self.state, outcome) {
-            (_, Outcome::Neutral) => self.settle_neutral(admission),
-            (State::Closed { in_a_row, window }, outcome) => {
+            (_, Outcome::Neutral) => self.free_the_probe(admission),
+            (
+                State::Closed {
+                    in_a_row, window, ..
+                },
+                outcome,
+            ) => {
                 let failed = outcome == Outcome::Failure;
                 *in_a_row = if failed {
                     in_a_row.saturating_add(1)
@@ -160,7 +240,10 @@ impl Machine {
                     self.go(open(config, now, lot));
                 }
             }
-            (State::HalfOpen { .. }, Outcome::Success) => self.go(State::closed()),
+            (State::HalfOpen { .. }, Outcome::Success) => {
+                let ramp = Ramp { since: now, out: 0 };
+                self.go(State::closed(Some(ramp)));
+            }
             (State::HalfOpen { .. }, Outcome::Failure) => self.go(open(config, now, lot)),
             // Nothing is admitted while open, and epochs tell old ends apart.
             (State::Open { .. }, _) => {}
@@ -169,6 +252,23 @@ impl Machine {
 
     /// Frees the attempt's place and judges nothing.
     pub(super) fn settle_neutral(&mut self, admission: &Admission) {
+        if admission.epoch == self.epoch {
+            self.leave_the_ramp(admission);
+        }
+        self.free_the_probe(admission);
+    }
+
+    fn leave_the_ramp(&mut self, admission: &Admission) {
+        if let State::Closed {
+            ramp: Some(ramp), ..
+        } = &mut self.state
+            && admission.ramped
+        {
+            ramp.out = ramp.out.saturating_sub(1);
+        }
+    }
+
+    fn free_the_probe(&mut self, admission: &Admission) {
         if let State::HalfOpen { probes } = &mut self.state
             && admission.epoch == self.epoch
         {

@@ -166,6 +166,66 @@ fn breakers_are_bounded_and_forget_the_closed_ones_first() {
     assert!(breakers.admit(&bad, at(1)).is_err());
 }
 
+#[test]
+fn a_breaker_that_closes_lets_few_pass_at_first_and_everybody_later() {
+    let breakers = Breakers::new(BreakerConfig::default(), 1);
+    let edge = candidate(Tier::Mec, "edge-1", "m");
+    opened(&breakers, &edge, at(0));
+    let probe = breakers.admit(&edge, at(70_000)).unwrap();
+    probe.settle(Outcome::Success, at(70_000));
+    assert_eq!(breakers.state(&edge.node, at(70_000)), BreakerState::Closed);
+    let admitted = |ms: u64| {
+        let mut tickets = Vec::new();
+        for _ in 0..500 {
+            tickets.extend(breakers.admit(&edge, at(ms)));
+        }
+        tickets
+    };
+    let first = admitted(70_001);
+    assert_eq!(first.len(), 2, "as many as probes");
+    let mut snapshot = Snapshot {
+        candidates: vec![edge.clone()],
+        ..Snapshot::default()
+    };
+    breakers.merge(&mut snapshot, at(70_001));
+    assert!(matches!(
+        snapshot.candidates[0].breaker,
+        BreakerState::Open { .. }
+    ));
+    // Whoever ends, however, makes room.
+    drop(first);
+    assert_eq!(admitted(73_500).len(), 2 << 3);
+    assert_eq!(admitted(80_000).len(), 500, "the ramp is over");
+}
+
+#[test]
+fn one_models_failures_do_not_close_its_nodes_other_models() {
+    let breakers = Breakers::new(BreakerConfig::default(), 1);
+    for (tier, node) in [(Tier::Mec, "edge-1"), (Tier::Cloud, "bedrock")] {
+        let (bad, good) = (candidate(tier, node, "bad"), candidate(tier, node, "good"));
+        opened(&breakers, &bad, at(0));
+        ends(&breakers, &good, Outcome::Success, at(1));
+        assert!(breakers.admit(&bad, at(2)).is_err());
+        assert!(breakers.admit(&good, at(2)).is_ok());
+    }
+}
+
+#[test]
+fn a_node_whose_models_all_fail_is_closed_to_the_others_too() {
+    let breakers = Breakers::new(BreakerConfig::default(), 1);
+    let model = |name: &str| candidate(Tier::Device, "phone", name);
+    for n in 0..5 {
+        ends(
+            &breakers,
+            &model(["a", "b"][n % 2]),
+            Outcome::Failure,
+            at(0),
+        );
+    }
+    assert!(breakers.admit(&model("never-asked"), at(1)).is_err());
+    assert!(breakers.admit(&model("never-asked"), at(70_000)).is_ok());
+}
+
 proptest! {
     /// Whatever happens, and whoever never comes back, a breaker passes a
     /// request again once two open periods have gone by.

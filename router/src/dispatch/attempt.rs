@@ -1,96 +1,113 @@
 //! One try at an answer: whom, with what context, and how it is judged.
 
 use super::Shared;
+use super::context::context_for;
 use super::decided::Decided;
+pub(crate) use super::failed::Failed;
+use super::patience::{Liveness, Pace, Patience, stalled};
+use super::relay;
 use crate::breaker::{Outcome, Ticket};
 use futures::StreamExt;
-use std::future::poll_fn;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as Poller, Poll, ready};
 use std::time::Duration;
 use tiermesh_core::privacy::permit;
 use tiermesh_core::{
-    AttemptOutcome, CandidateState, Context, DecisionSummary, ErrorClass, Event, EventStream,
-    InferError, NodeId, PermitScope, Request, Sealed, Tier, Time,
+    CandidateState, Continuation, DecisionSummary, ErrorClass, Event, EventStream, InferError,
+    NodeId, PermitScope, Refusal, Request, Sealed, SeamKind, Time, Token,
 };
 use tokio::time::Sleep;
 
-/// An attempt whose stream is open.
+/// Bytes of text that count as a token where nobody tells: English has four,
+/// other languages fewer, and what is reserved should rather be too much.
+const BYTES_A_TOKEN: u64 = 3;
+
+/// One node that was asked. Dropping it drops the node's stream at once, and
+/// the breaker's ticket is neutral.
 pub(crate) struct Attempt {
+    pub(crate) decided: Arc<Decided>,
     /// Its place in the plan.
     pub(crate) position: usize,
-    pub(crate) stream: EventStream,
-    /// Our `Accepted`, held back while a transit may name the real node.
+    /// Our `Accepted`, held back while a transit may name the real node, or
+    /// while another may be faster.
     pub(crate) held: Option<Box<DecisionSummary>>,
     /// The receiver handed the request on, and told to whom.
     pub(crate) deeper: bool,
+    /// To whom, and whether it is the model we asked for, until it speaks.
+    pub(crate) handed_to: Option<(NodeId, bool)>,
     /// The tiers the receiver may hand it on to.
     pub(crate) scope: PermitScope,
+    /// How it goes on; none where nothing was said before.
+    pub(crate) kind: Option<SeamKind>,
+    /// Tokens the client had when it was asked.
+    pub(crate) from: u64,
+    /// The number of its next token, as it counts.
+    pub(crate) next: u64,
+    /// Text in tokens without an id, in bytes.
+    untold_bytes: u64,
+    /// It spoke to the client.
+    pub(crate) speaks: bool,
+    source: Source,
     ticket: Ticket,
     patience: Patience,
+    pace: Pace,
+    silence: Silence,
+    timer: Option<Pin<Box<Sleep>>>,
+    timer_at: Option<Time>,
 }
 
-/// How long an attempt may take to its first token, and what was said of it.
-#[derive(Clone, Copy)]
-pub(crate) struct Patience {
-    bound: Duration,
-    predicted_p99: Duration,
-    /// Time spent waiting for this node alone: what a slow client takes
-    /// between two polls is not the node's.
-    waited: Duration,
-    /// The client's first-token deadline, where the node had said before the
-    /// attempt that it would keep it.
-    promised: Option<Time>,
+type Opening = Pin<Box<dyn Future<Output = Result<EventStream, Refusal>> + Send>>;
+
+enum Source {
+    Opening(Opening),
+    Open(EventStream),
 }
 
-/// An attempt that did not come to an answer, and who is to blame.
-pub(crate) struct Failed {
-    pub(crate) error: InferError,
-    pub(crate) outcome: Outcome,
+/// What an attempt does next.
+pub(crate) enum Step {
+    /// The node took the request.
+    Opened,
+    /// It says something.
+    Event(Event),
+    /// It has been silent for suspiciously long: told once in a silence.
+    Quiet,
 }
 
-impl Failed {
-    /// How the list of attempts calls it.
-    pub(crate) fn outcome_for_client(&self) -> AttemptOutcome {
-        match self.error.class {
-            ErrorClass::InvalidArgument
-            | ErrorClass::NotFound
-            | ErrorClass::Forbidden
-            | ErrorClass::Exhausted => AttemptOutcome::Refused,
-            _ if self.error.reason == "NO_CANDIDATE" => AttemptOutcome::Refused,
-            _ => AttemptOutcome::Failed,
-        }
-    }
+/// Since when nothing came, and when to look again.
+#[derive(Default)]
+struct Silence {
+    since: Option<Time>,
+    was_told: bool,
+    /// It was looked at and explained until then.
+    explained: Duration,
+}
 
-    /// A failure that is judged by its class alone.
-    pub(crate) fn by_class(error: InferError) -> Self {
-        // `NO_CANDIDATE` from a node that dispatches itself is its admission
-        // saying no, not its death.
-        let blamed = error.class.blames_the_node() && error.reason != "NO_CANDIDATE";
-        let outcome = if blamed {
-            Outcome::Failure
-        } else {
-            Outcome::Neutral
-        };
-        Self { error, outcome }
-    }
+/// What an attempt needs to go on from.
+pub(crate) struct Joined {
+    pub(crate) kind: Option<SeamKind>,
+    pub(crate) said: Continuation,
 }
 
 impl Attempt {
-    /// Asks the choice at `position`.
-    pub(crate) async fn open(
+    /// Asks the choice at `position`, and does not wait for it.
+    pub(crate) fn ask(
         shared: &Arc<Shared>,
         request: &Arc<Sealed<Request>>,
-        decided: &Decided,
+        decided: &Arc<Decided>,
         position: usize,
+        joined: Joined,
     ) -> Result<Self, Failed> {
         let candidate = decided.candidate(position);
         permit(request, &candidate.destination()).map_err(|e| Failed::by_class(e.into()))?;
         if let Some(transit) = &candidate.transit {
             permit(request, transit).map_err(|e| Failed::by_class(e.into()))?;
         }
-        let context = context_for(decided, position, &shared.own.node).map_err(Failed::by_class)?;
+        let Joined { kind, said } = joined;
+        let from = said.said();
+        let context = context_for(decided, position, &shared.own.node, said);
+        let context = context.map_err(Failed::by_class)?;
         let started = shared.clock.now();
         let node = shared.fleet.node(&candidate.node).ok_or_else(|| Failed {
             error: lost(&candidate.node, "is gone"),
@@ -100,256 +117,242 @@ impl Attempt {
             .breakers
             .admit(candidate, started)
             .map_err(|retry_in| Failed::by_class(breaker_is_open(&candidate.node, retry_in)))?;
-        let mut patience = Patience::of(shared, request, decided, position, started);
-        let wait = patience.left(&context, started);
+        let patience = Patience::of(shared, request, decided, position, started);
         let scope = context.scope;
-        let opened = tokio::time::timeout(wait, node.infer(Arc::clone(request), context)).await;
-        let now = shared.clock.now();
-        patience.waited += now.since(started);
-        let failed = match opened {
-            Ok(Ok(stream)) => {
-                return Ok(Self {
-                    position,
-                    stream,
-                    held: None,
-                    deeper: false,
-                    scope,
-                    ticket,
-                    patience,
-                });
-            }
-            Ok(Err(refusal)) => patience.judge(refusal, false),
-            Err(_) => patience.timed_out(decided, &candidate.node, now),
-        };
-        ticket.settle(failed.outcome, now);
-        Err(failed)
+        let request = Arc::clone(request);
+        let opening = Box::pin(async move { node.infer(request, context).await });
+        Ok(Self {
+            decided: Arc::clone(decided),
+            position,
+            held: None,
+            deeper: false,
+            handed_to: None,
+            scope,
+            kind,
+            from,
+            next: from,
+            untold_bytes: 0,
+            speaks: false,
+            source: Source::Opening(opening),
+            ticket,
+            patience,
+            pace: Pace::predicted(candidate.state.decode_tok_s),
+            silence: Silence::default(),
+            timer: None,
+            timer_at: None,
+        })
     }
 
-    /// The next event; an error also when the node ends or stalls instead.
-    pub(crate) async fn next(
-        &mut self,
-        shared: &Shared,
-        decided: &Decided,
-        timer: &mut Pin<Box<Sleep>>,
-        begun: bool,
-    ) -> Result<Event, Failed> {
-        loop {
-            if let Some(event) = self.wait(shared, decided, timer, begun).await? {
-                return Ok(event);
-            }
-        }
+    /// Whom it asks.
+    pub(crate) fn asked(&self) -> &CandidateState {
+        self.decided.candidate(self.position)
     }
 
-    /// One wait for the next event; `None` when it is worth another.
-    async fn wait(
-        &mut self,
-        shared: &Shared,
-        decided: &Decided,
-        timer: &mut Pin<Box<Sleep>>,
-        begun: bool,
-    ) -> Result<Option<Event>, Failed> {
-        let started = shared.clock.now();
-        let node = || decided.candidate(self.position).node.clone();
-        if decided.context.deadline.is_over(started) {
-            return Err(self.patience.deadline_over(begun));
-        }
-        let wait = if begun {
-            let left = decided.context.deadline.remaining(started);
-            left.map_or(shared.options.stall, |left| left.min(shared.options.stall))
+    /// Tokens it said, the client's or not.
+    pub(crate) const fn said(&self) -> u64 {
+        self.next.saturating_sub(self.from)
+    }
+
+    /// Tokens it wrote, as whoever bills counts them: an API sends pieces of
+    /// text, and a piece is often several tokens.
+    pub(crate) const fn wrote(&self) -> u64 {
+        let by_text = self.untold_bytes.div_ceil(BYTES_A_TOKEN);
+        if by_text > self.said() {
+            by_text
         } else {
-            self.patience.left(&decided.context, started)
-        };
-        let event = next_within(&mut self.stream, timer, wait).await;
-        let now = shared.clock.now();
-        if !begun {
-            self.patience.waited += now.since(started);
-        }
-        match event {
-            Some(Some(Ok(event))) => Ok(Some(event)),
-            Some(Some(Err(error))) => Err(self.patience.judge(error, begun)),
-            Some(None) => Err(Failed::by_class(lost(
-                &node(),
-                "ended its stream before its answer was complete",
-            ))),
-            None if decided.context.deadline.is_over(now) => {
-                Err(self.patience.deadline_over(begun))
-            }
-            None if begun => Err(Failed::by_class(stalled(&node(), shared.options.stall))),
-            None if self
-                .patience
-                .extend(shared, decided.candidate(self.position)) =>
-            {
-                Ok(None)
-            }
-            None => Err(self.patience.timed_out(decided, &node(), now)),
+            self.said()
         }
     }
 
-    /// How an answer that came to its end is judged: a first token later than
-    /// promised is a failure all the same.
-    pub(crate) fn verdict(&self, first_token: Option<Time>) -> Outcome {
-        let (promised, waited) = (self.patience.promised, self.patience.waited);
-        match (promised, first_token) {
-            (Some(due), Some(at)) if at > due && waited > self.patience.predicted_p99 => {
-                Outcome::Failure
-            }
-            _ => Outcome::Success,
+    /// Whether it took the request.
+    pub(crate) const fn was_opened(&self) -> bool {
+        matches!(self.source, Source::Open(_))
+    }
+
+    /// Takes a batch that goes on where its last one ended, and nothing else,
+    /// and leaves what the client has not: `has` tokens came from elsewhere
+    /// while it was warmed. None when the client has them all.
+    pub(crate) fn take(
+        &mut self,
+        first_seq: u64,
+        mut items: Vec<Token>,
+        has: u64,
+    ) -> Result<Option<(u64, Vec<Token>)>, Failed> {
+        relay::follows(&self.asked().node, self.next, first_seq, &items)?;
+        self.next += items.len() as u64;
+        let untold = items.iter().filter(|token| token.id.is_none());
+        self.untold_bytes += untold.map(|token| token.text.len() as u64).sum::<u64>();
+        if self.speaks || self.kind == Some(SeamKind::Restart) {
+            return Ok(Some((first_seq, items)));
         }
+        let known = usize::try_from(has.saturating_sub(first_seq)).unwrap_or(usize::MAX);
+        if known >= items.len() {
+            return Ok(None);
+        }
+        items.drain(..known);
+        Ok(Some((first_seq + known as u64, items)))
+    }
+
+    /// A token's mean time, once it speaks.
+    pub(crate) fn pace(&self) -> Duration {
+        self.pace.mean()
+    }
+
+    /// What the node does next; an error also when it ends or stalls instead.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Poller<'_>,
+        shared: &Shared,
+    ) -> Poll<Result<Step, Failed>> {
+        loop {
+            if let Poll::Ready(step) = self.source.poll(cx, self.decided.candidate(self.position)) {
+                self.heard(shared);
+                return Poll::Ready(
+                    step.map_err(|error| self.patience.judge(error, self.said() > 0)),
+                );
+            }
+            let now = shared.clock.now();
+            let since = *self.silence.since.get_or_insert(now);
+            let silent = now.since(since);
+            if self.decided.context.deadline.is_over(now) {
+                self.heard(shared);
+                return Poll::Ready(Err(self.patience.deadline_over(self.said() > 0)));
+            }
+            let left = self.look_in(shared, silent);
+            if !left.is_zero() {
+                ready!(self.sleep(cx, now, left));
+                continue;
+            }
+            match self.look(shared, silent) {
+                Ok(None) => {}
+                Ok(Some(step)) => return Poll::Ready(Ok(step)),
+                Err(failed) => {
+                    self.heard(shared);
+                    return Poll::Ready(Err(failed));
+                }
+            }
+        }
+    }
+
+    /// The wait is over.
+    fn heard(&mut self, shared: &Shared) {
+        let silence = std::mem::take(&mut self.silence);
+        let Some(since) = silence.since else {
+            return;
+        };
+        let wait = shared.clock.now().since(since);
+        if self.said() > 0 {
+            self.pace.heard(wait);
+        } else {
+            self.patience.waited(wait);
+        }
+    }
+
+    /// When the present silence must be looked at.
+    fn look_in(&self, shared: &Shared, silent: Duration) -> Duration {
+        if self.said() == 0 {
+            return self.patience.left(silent);
+        }
+        let options = &shared.options;
+        let due = if self.silence.was_told {
+            self.pace.credible(options).max(self.silence.explained)
+        } else {
+            self.pace.suspicious(options)
+        };
+        due.saturating_sub(silent)
+    }
+
+    /// Looks at a silence that is due for it.
+    fn look(&mut self, shared: &Shared, silent: Duration) -> Result<Option<Step>, Failed> {
+        let asked = self.decided.candidate(self.position);
+        if self.said() == 0 {
+            return match self.patience.extend(shared, asked) {
+                true => Ok(None),
+                false => Err(self.patience.timed_out(&asked.node)),
+            };
+        }
+        if !self.silence.was_told {
+            self.silence.was_told = true;
+            return Ok(Some(Step::Quiet));
+        }
+        let options = &shared.options;
+        let endless = self.pace.endless(options);
+        let liveness = Liveness::of(&asked.node, &shared.fleet.snapshot(), options);
+        if liveness == Liveness::Alive && silent < endless {
+            self.silence.explained = (silent + options.stale_report / 4).min(endless);
+            return Ok(None);
+        }
+        Err(Failed::by_class(stalled(&asked.node, silent)))
+    }
+
+    /// Whether it has been silent for longer than its pace explains.
+    pub(crate) fn is_stalled(&self, shared: &Shared) -> bool {
+        let now = shared.clock.now();
+        let silent = self.silence.since.map_or(Duration::ZERO, |s| now.since(s));
+        self.said() > 0 && silent >= self.pace.credible(&shared.options)
+    }
+
+    /// Sleeps until `left` from now, or until the deadline. A timer that is
+    /// set to an earlier time is left as it is: events come far more often
+    /// than silences are looked at.
+    fn sleep(&mut self, cx: &mut Poller<'_>, now: Time, left: Duration) -> Poll<()> {
+        let total = self.decided.context.deadline.remaining(now);
+        let left = total.map_or(left, |total| left.min(total));
+        let at = now + left;
+        let due = tokio::time::Instant::now() + left;
+        match &mut self.timer {
+            None => {
+                self.timer = Some(Box::pin(tokio::time::sleep_until(due)));
+                self.timer_at = Some(at);
+            }
+            Some(timer) if self.timer_at.is_none_or(|set| set > at) => {
+                timer.as_mut().reset(due);
+                self.timer_at = Some(at);
+            }
+            Some(_) => {}
+        }
+        let timer = self.timer.as_mut().expect("it was just set");
+        ready!(timer.as_mut().poll(cx));
+        // Fired: whoever sleeps next sets it anew.
+        self.timer_at = None;
+        Poll::Ready(())
+    }
+
+    /// How an answer that came to its end is judged.
+    pub(crate) fn verdict(&self, first_token: Option<Time>) -> Outcome {
+        self.patience.verdict(first_token)
     }
 
     /// Ends the attempt: the stream goes first, then the breaker hears.
-    pub(crate) fn settle(self, outcome: Outcome, now: Time) {
-        drop(self.stream);
+    pub(crate) fn settle(self, shared: &Shared, outcome: Outcome) {
+        let (tier, now) = (self.asked().tier, shared.clock.now());
+        drop(self.source);
         self.ticket.settle(outcome, now);
+        shared.lobby.freed(tier, now);
     }
 }
 
-impl Patience {
-    fn of(
-        shared: &Shared,
-        request: &Sealed<Request>,
-        decided: &Decided,
-        position: usize,
-        started: Time,
-    ) -> Self {
-        let estimate = &decided.plan.choices[position].estimate;
-        let predicted_p99 = Duration::from_secs_f64(estimate.first_token_p99_ms / 1e3);
-        let options = &shared.options;
-        let mut bound = predicted_p99
-            .saturating_mul(options.first_token_factor)
-            .max(options.first_token_floor);
-        if decided.choice(position + 1).is_none() {
-            bound = bound.max(options.last_first_token);
-        }
-        // Only the client's own deadline is a promise to anybody.
-        let asked = request.meta().first_token.is_some();
-        let due = decided.context.deadline.first_token.filter(|_| asked);
-        Self {
-            bound,
-            predicted_p99,
-            waited: Duration::ZERO,
-            promised: due.filter(|due| due.since(started) > predicted_p99),
-        }
-    }
-
-    /// A node that is there and busy is not one that stalls: as long as its
-    /// present queue explains the wait, it keeps its place in that queue. Time
-    /// and again it must explain more than it has been waited for, and never
-    /// more than a last choice gets.
-    fn extend(&mut self, shared: &Shared, asked: &CandidateState) -> bool {
-        let snapshot = shared.fleet.snapshot();
-        let present = snapshot
-            .candidates
-            .iter()
-            .find(|c| c.node == asked.node && c.model.id == asked.model.id);
-        let Some(present) = present.filter(|c| c.load > 0.0) else {
-            return false;
-        };
-        let p99_s = f64::from(present.state.first_token_p99_ms) / 1e3;
-        let options = &shared.options;
-        let bound = Duration::try_from_secs_f64(p99_s)
-            .unwrap_or_default()
-            .saturating_mul(options.first_token_factor)
-            .min(options.last_first_token);
-        let explains = bound > self.bound;
-        self.bound = self.bound.max(bound);
-        explains
-    }
-
-    fn left(&self, context: &Context, now: Time) -> Duration {
-        let left = self.bound.saturating_sub(self.waited);
-        let total = context.deadline.remaining(now);
-        total.map_or(left, |total| left.min(total))
-    }
-
-    /// An error that the node told.
-    fn judge(&self, error: InferError, begun: bool) -> Failed {
-        match error.class {
-            ErrorClass::DeadlineExceeded => self.deadline_over(begun),
-            _ => Failed::by_class(error),
-        }
-    }
-
-    /// The first token did not come in the time there was.
-    fn timed_out(&self, decided: &Decided, node: &NodeId, now: Time) -> Failed {
-        if decided.context.deadline.is_over(now) {
-            return self.deadline_over(false);
-        }
-        Failed::by_class(stalled(node, self.bound))
-    }
-
-    /// The whole request's time is over. Before the first token that is the
-    /// node's fault if it was waited for longer than it had predicted; after
-    /// it, long answers are nobody's.
-    fn deadline_over(&self, begun: bool) -> Failed {
-        let blamed = !begun && self.waited > self.predicted_p99;
-        Failed {
-            error: InferError::deadline_exceeded(),
-            outcome: if blamed {
-                Outcome::Failure
-            } else {
-                Outcome::Neutral
-            },
-        }
-    }
-}
-
-/// The context a choice is asked with.
-fn context_for(decided: &Decided, position: usize, own: &NodeId) -> Result<Context, InferError> {
-    let candidate = decided.candidate(position);
-    let mut context = decided.context.clone();
-    context.model = Some(candidate.model.id.clone());
-    context.scope = scope_for(decided, candidate);
-    if &candidate.node != own {
-        context.via = context.via.then(own.clone())?;
-    }
-    Ok(context)
-}
-
-/// What the receiver may do: answer itself; behind a transit, the transit
-/// chooses within the plan's tiers that lie behind it; a cloud node hands on
-/// to the cloud. Never more than the sender was allowed.
-fn scope_for(decided: &Decided, candidate: &CandidateState) -> PermitScope {
-    let wider = match (&candidate.transit, candidate.tier) {
-        (Some(transit), tier) => decided
-            .plan
-            .choices
-            .iter()
-            .map(|choice| choice.candidate(&decided.snapshot))
-            .filter(|other| {
-                other
-                    .transit
-                    .as_ref()
-                    .is_some_and(|t| t.node == transit.node)
-            })
-            .fold(PermitScope::only(tier), |scope, other| {
-                scope.with(other.tier)
+impl Source {
+    fn poll(
+        &mut self,
+        cx: &mut Poller<'_>,
+        asked: &CandidateState,
+    ) -> Poll<Result<Step, InferError>> {
+        match self {
+            Self::Opening(opening) => {
+                let stream = ready!(opening.as_mut().poll(cx))?;
+                *self = Self::Open(stream);
+                Poll::Ready(Ok(Step::Opened))
+            }
+            Self::Open(stream) => Poll::Ready(match ready!(stream.poll_next_unpin(cx)) {
+                Some(event) => event.map(Step::Event),
+                None => Err(lost(
+                    &asked.node,
+                    "ended its stream before its answer was complete",
+                )),
             }),
-        (None, Tier::Cloud) => PermitScope::only(Tier::Cloud),
-        (None, Tier::Device | Tier::Mec) => PermitScope::NONE,
-    };
-    wider.and(decided.context.scope)
-}
-
-/// The stream's next item, or `None` after `wait`. A ready item wins, and
-/// then the timer is not touched.
-async fn next_within(
-    stream: &mut EventStream,
-    timer: &mut Pin<Box<Sleep>>,
-    wait: Duration,
-) -> Option<Option<Result<Event, InferError>>> {
-    let mut armed = false;
-    poll_fn(|cx| {
-        if let Poll::Ready(item) = stream.poll_next_unpin(cx) {
-            return Poll::Ready(Some(item));
         }
-        if !armed {
-            timer.as_mut().reset(tokio::time::Instant::now() + wait);
-            armed = true;
-        }
-        timer.as_mut().poll(cx).map(|()| None)
-    })
-    .await
+    }
 }
 
 fn lost(node: &NodeId, what: &str) -> InferError {
@@ -357,14 +360,6 @@ fn lost(node: &NodeId, what: &str) -> InferError {
         ErrorClass::Unavailable,
         "NODE_LOST",
         format!("node `{node}` {what}"),
-    )
-}
-
-fn stalled(node: &NodeId, after: Duration) -> InferError {
-    InferError::new(
-        ErrorClass::Unavailable,
-        "STREAM_STALLED",
-        format!("node `{node}` said nothing for {} ms", after.as_millis()),
     )
 }
 

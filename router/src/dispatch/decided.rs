@@ -25,7 +25,29 @@ impl Decided {
     pub(crate) fn new(
         shared: &Shared,
         meta: &RequestMeta,
+        context: Context,
+    ) -> Result<Self, Refusal> {
+        Self::from(shared, meta, context, shared.fleet.snapshot())
+    }
+
+    /// Where a request would go if everybody had room.
+    pub(crate) fn unhindered(
+        shared: &Shared,
+        meta: &RequestMeta,
+        context: Context,
+    ) -> Result<Self, Refusal> {
+        let mut snapshot = shared.fleet.snapshot();
+        for candidate in &mut snapshot.candidates {
+            candidate.credits_free = candidate.credits_free.max(1);
+        }
+        Self::from(shared, meta, context, snapshot)
+    }
+
+    fn from(
+        shared: &Shared,
+        meta: &RequestMeta,
         mut context: Context,
+        mut snapshot: Snapshot,
     ) -> Result<Self, Refusal> {
         let at = shared.clock.now();
         let own = &shared.own.node;
@@ -39,9 +61,37 @@ impl Decided {
         let policy = Arc::clone(shared.policies().require(&meta.policy)?);
         let limits = Limits::of(meta, &context, &policy, at);
         context.deadline = limits.deadline;
-        let mut snapshot = shared.fleet.snapshot();
         shared.breakers.merge(&mut snapshot, at);
         let seed = lot(meta);
+        Self::within(own, meta, context, policy, snapshot, (at, seed))
+    }
+
+    /// Decides once more, among the candidates of a fresh snapshot that `keep`
+    /// leaves, for the same request: deadline, hops and scope carry over.
+    pub(crate) fn again(
+        &self,
+        shared: &Shared,
+        meta: &RequestMeta,
+        snapshot: &Snapshot,
+        keep: impl Fn(&CandidateState) -> bool,
+    ) -> Result<Self, Refusal> {
+        let mut snapshot = snapshot.clone();
+        snapshot.candidates.retain(keep);
+        let terms = (shared.clock.now(), self.seed);
+        let policy = Arc::clone(&self.policy);
+        let context = self.context.clone();
+        Self::within(&shared.own.node, meta, context, policy, snapshot, terms)
+    }
+
+    fn within(
+        own: &NodeId,
+        meta: &RequestMeta,
+        context: Context,
+        policy: Arc<Policy>,
+        snapshot: Snapshot,
+        (at, seed): (Time, u64),
+    ) -> Result<Self, Refusal> {
+        let limits = Limits::of(meta, &context, &policy, at);
         let question = Question {
             meta,
             context: &context,
@@ -60,6 +110,11 @@ impl Decided {
             seed,
             context,
         })
+    }
+
+    /// Draws the lots of this request's jitter.
+    pub(crate) const fn seed(&self) -> u64 {
+        self.seed
     }
 
     pub(crate) fn choice(&self, position: usize) -> Option<&Choice> {

@@ -4,7 +4,7 @@ use super::attempt::Failed;
 use crate::breaker::Outcome;
 use tiermesh_core::{
     Attempt, AttemptOutcome, CandidateState, DecisionSummary, Done, ErrorClass, InferError, NodeId,
-    PermitScope, Privacy, Token,
+    PermitScope, Privacy, Token, Usage, Usd,
 };
 
 /// The most attempts of a remote dispatcher that are passed on.
@@ -12,39 +12,26 @@ const MAX_REMOTE_ATTEMPTS: usize = 16;
 /// The most reasons of a remote dispatcher that are passed on.
 const MAX_REMOTE_REASONS: usize = 16;
 
-/// The number the next token must have.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sequence(u64);
-
-impl Sequence {
-    /// After so many tokens that the client has already.
-    pub(crate) const fn after(tokens: usize) -> Self {
-        Self(tokens as u64)
+/// Takes a batch that goes on where the answer stands, and nothing else.
+pub(crate) fn follows(
+    node: &NodeId,
+    due: u64,
+    first_seq: u64,
+    items: &[Token],
+) -> Result<(), Failed> {
+    if items.is_empty() {
+        return Err(broke_protocol(node, "sent a batch without tokens"));
     }
+    belongs(node, due, first_seq)
+}
 
-    /// Takes a batch that continues the sequence, and nothing else.
-    pub(crate) fn take(
-        &mut self,
-        node: &NodeId,
-        first_seq: u64,
-        items: &[Token],
-    ) -> Result<(), Failed> {
-        if items.is_empty() {
-            return Err(broke_protocol(node, "sent a batch without tokens"));
-        }
-        self.expect(node, first_seq)?;
-        self.0 = self.0.saturating_add(items.len() as u64);
-        Ok(())
+/// A seam or a batch belongs exactly here.
+pub(crate) fn belongs(node: &NodeId, due: u64, seq: u64) -> Result<(), Failed> {
+    if seq == due {
+        return Ok(());
     }
-
-    /// A seam belongs exactly here.
-    pub(crate) fn expect(&self, node: &NodeId, seq: u64) -> Result<(), Failed> {
-        if seq == self.0 {
-            return Ok(());
-        }
-        let what = format!("went on at token {seq} where {} was due", self.0);
-        Err(broke_protocol(node, &what))
-    }
+    let what = format!("went on at token {seq} where {due} was due");
+    Err(broke_protocol(node, &what))
 }
 
 /// The node's answer is not one: it is to blame.
@@ -103,6 +90,10 @@ pub(crate) struct Ending<'a> {
     pub(crate) asked: &'a CandidateState,
     /// The receiver handed the request on: its prices and attempts count.
     pub(crate) deeper: bool,
+    /// Tokens the client had when this node was asked.
+    pub(crate) from: u64,
+    /// What the attempts before it cost.
+    pub(crate) spent: Usd,
     pub(crate) earlier: Vec<Attempt>,
     pub(crate) first_token: Option<std::time::Duration>,
     pub(crate) total: std::time::Duration,
@@ -116,18 +107,22 @@ impl Ending<'_> {
         } else {
             attempts.push(attempt(self.asked, AttemptOutcome::Answered, None));
         }
-        let usage = done.usage;
-        // Attempts that failed before their first token told no usage, so the
-        // sum over all attempts is the cost of the one that answered.
         if !self.deeper {
-            let offer = &self.asked.model;
-            done.cost = offer.cost(usage.input_tokens, usage.output_tokens);
+            done.cost = part(self.asked, done.usage, self.from);
         }
+        done.cost = done.cost + self.spent;
         done.attempts = attempts;
         done.first_token = self.first_token;
         done.total = self.total;
         done
     }
+}
+
+/// What a node's part of an answer costs. It tells what it read, the answer
+/// so far included, and the whole answer's tokens.
+pub(crate) fn part(asked: &CandidateState, usage: Usage, from: u64) -> Usd {
+    let wrote = usage.output_tokens.saturating_sub(from);
+    asked.model.cost(usage.input_tokens, wrote)
 }
 
 /// One line of the list of attempts.

@@ -1,35 +1,69 @@
 //! One request from its decision to its last event.
 
-use super::Shared;
-use super::attempt::{Attempt, Failed};
+use super::attempt::{Attempt, Failed, Joined, Step};
 use super::decided::Decided;
-use super::relay::{self, Ending, Sequence};
+use super::elsewhere::{Excluded, Place};
+use super::race::Hedge;
+use super::relay::{self, Ending};
+use super::said::Said;
+use super::{Shared, bill};
+use crate::breaker::Outcome;
+use crate::budget::Booking;
 use futures::stream;
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context as Poller, Poll};
 use tiermesh_core::{
     Attempt as AttemptRecord, DecisionSummary, Done, Event, EventStream, InferError, Reason,
-    ReasonRecord, Refusal, Request, Sealed, Time,
+    ReasonRecord, Refusal, Request, Sealed, Seam, SeamKind, Time, Token, Usd,
 };
-use tokio::time::Sleep;
 
-/// A request that is being answered. It owns the attempt under way: dropping
-/// it drops the node's stream at once, and the breaker's ticket is neutral.
+/// A request that is being answered. It owns the attempts under way: dropping
+/// it drops their streams at once, and their tickets are neutral.
 pub(crate) struct Run {
-    shared: Arc<Shared>,
-    request: Arc<Sealed<Request>>,
-    decided: Decided,
-    next_position: usize,
-    current: Option<Attempt>,
-    /// Attempts that failed.
-    earlier: Vec<AttemptRecord>,
-    /// Events for the client, at most two: an `Accepted` and what follows.
+    pub(super) shared: Arc<Shared>,
+    pub(super) request: Arc<Sealed<Request>>,
+    /// The decision the request came in with.
+    pub(super) first: Arc<Decided>,
+    /// Choices of the first plan that were asked.
+    pub(super) next_position: usize,
+    pub(super) current: Option<Attempt>,
+    /// Asked beside the current one: a hedge, or a rescue.
+    pub(super) rival: Option<Attempt>,
+    pub(super) hedge: Hedge,
+    pub(super) said: Said,
+    pub(super) excluded: Excluded,
+    /// Attempts so far.
+    pub(super) tries: u32,
+    pub(super) seams: u32,
+    /// Attempts that ended without the answer.
+    pub(super) earlier: Vec<AttemptRecord>,
+    /// What broke the answer last, once it had begun.
+    pub(super) broke: Option<InferError>,
+    /// There is no money for another token: the answer ends behind this one.
+    overspent: Option<InferError>,
+    /// What they cost.
+    pub(super) spent: Usd,
+    /// The ledger's entry of the whole request.
+    pub(super) booking: Booking,
+    /// Events for the client, at most a handful: an `Accepted`, a seam and
+    /// what follows.
     outbox: VecDeque<Event>,
-    sequence: Sequence,
-    first_token: Option<Time>,
-    timer: Pin<Box<Sleep>>,
+    pub(super) first_token: Option<Time>,
+    pub(super) opened: bool,
+}
+
+/// Who was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Current,
+    Rival,
+}
+
+pub(super) enum Heard {
+    Step(Lane, Result<Step, Failed>),
+    HedgeIsDue,
 }
 
 impl Run {
@@ -46,20 +80,34 @@ impl Run {
             // From here on, permits follow the policy's privacy too.
             Arc::new(request.tightened(strictest))
         };
-        let said = decided.context.continuation.emitted_ids.len();
+        shared.retries.earn();
+        shared.hedges.earn();
+        let now = shared.clock.now();
         let mut run = Self {
+            booking: bill::open(&shared, request.meta(), &decided, now)?,
+            hedge: Hedge::of(&shared, &decided),
+            said: Said::before(&decided.context),
+            first: Arc::new(decided),
             shared,
             request,
-            decided,
             next_position: 0,
             current: None,
+            rival: None,
+            excluded: Excluded::default(),
+            tries: 0,
+            seams: 0,
             earlier: Vec::new(),
+            broke: None,
+            overspent: None,
+            spent: Usd::ZERO,
             outbox: VecDeque::new(),
-            sequence: Sequence::after(said),
             first_token: None,
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            opened: false,
         };
-        run.open_next().await?;
+        run.begin().await?;
+        while !run.opened {
+            run.turn().await?;
+        }
         Ok(Box::pin(stream::unfold(
             Some(Box::new(run)),
             |run| async move {
@@ -77,81 +125,91 @@ impl Run {
             if let Some(event) = self.outbox.pop_front() {
                 return Ok(event);
             }
-            let begun = self.first_token.is_some();
-            let attempt = self
-                .current
-                .as_mut()
-                .expect("a run without an attempt has ended or has events");
-            let event = attempt
-                .next(&self.shared, &self.decided, &mut self.timer, begun)
-                .await;
-            let relayed = match event {
-                Ok(event) => self.relay(event),
-                Err(failed) => Err(failed),
-            };
-            if let Err(failed) = relayed {
-                self.recover(failed).await?;
+            if let Some(error) = self.overspent.take() {
+                return Err(error);
             }
+            self.turn().await?;
         }
     }
 
-    /// The attempt under way failed. Before the first token the next choice
-    /// takes over; after it, the error ends the stream.
-    ///
-    /// This is where a continuation attaches: with `self.sequence` and the
-    /// tokens said so far, another node could go on behind a `Seam`.
-    async fn recover(&mut self, failed: Failed) -> Result<(), InferError> {
-        let attempt = self
-            .current
-            .take()
-            .expect("only an attempt under way fails");
-        let position = attempt.position;
-        attempt.settle(failed.outcome, self.shared.clock.now());
-        self.outbox.clear();
-        let goes_on = self.first_token.is_none() && failed.error.class.another_may_answer();
-        self.note(position, &failed);
-        if !goes_on || self.decided.choice(self.next_position).is_none() {
-            return Err(self.with_history(failed.error));
-        }
-        self.open_next().await
-    }
-
-    /// Opens the next choice that takes the request.
-    async fn open_next(&mut self) -> Result<(), InferError> {
-        loop {
-            let position = self.next_position;
-            self.next_position += 1;
-            let opened = Attempt::open(&self.shared, &self.request, &self.decided, position).await;
-            let failed = match opened {
-                Ok(attempt) => {
-                    self.accept(attempt);
-                    return Ok(());
-                }
+    /// Waits for whoever speaks next, and does what follows from it.
+    async fn turn(&mut self) -> Result<(), InferError> {
+        let failed = match poll_fn(|cx| self.poll_lanes(cx)).await {
+            Heard::HedgeIsDue => {
+                self.open_hedge();
+                return Ok(());
+            }
+            Heard::Step(Lane::Rival, step) => match self.rival_did(step) {
+                Ok(()) => return Ok(()),
                 Err(failed) => failed,
-            };
-            self.note(position, &failed);
-            let another = failed.error.class.another_may_answer();
-            if !another || self.decided.choice(self.next_position).is_none() {
-                return Err(self.with_history(failed.error));
+            },
+            Heard::Step(Lane::Current, Err(failed)) => failed,
+            Heard::Step(Lane::Current, Ok(Step::Opened)) => {
+                self.opened = true;
+                self.announce();
+                return Ok(());
             }
+            Heard::Step(Lane::Current, Ok(Step::Quiet)) => {
+                self.open_rescue();
+                return Ok(());
+            }
+            Heard::Step(Lane::Current, Ok(Step::Event(event))) => match self.relay(event) {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            },
+        };
+        self.recover(failed).await
+    }
+
+    fn poll_lanes(&mut self, cx: &mut Poller<'_>) -> Poll<Heard> {
+        if let Some(current) = &mut self.current
+            && let Poll::Ready(step) = current.poll(cx, &self.shared)
+        {
+            return Poll::Ready(Heard::Step(Lane::Current, step));
         }
+        if let Some(rival) = &mut self.rival
+            && let Poll::Ready(step) = rival.poll(cx, &self.shared)
+        {
+            return Poll::Ready(Heard::Step(Lane::Rival, step));
+        }
+        self.hedge.poll(cx).map(|()| Heard::HedgeIsDue)
+    }
+
+    /// Asks somebody to take the request, or to go on with it.
+    pub(super) fn ask(&mut self, place: &Place) -> Result<Attempt, Failed> {
+        self.tries += 1;
+        let joined = Joined {
+            kind: place.kind,
+            said: self.said.continuation(place.kind),
+        };
+        let (decided, position) = (&place.decided, place.position);
+        Attempt::ask(&self.shared, &self.request, decided, position, joined)
     }
 
     /// Tells the client where the request went; behind a transit not yet, for
-    /// the transit may decide once more.
-    fn accept(&mut self, mut attempt: Attempt) {
-        let summary = Box::new(self.summary(attempt.position));
-        if self.decided.candidate(attempt.position).transit.is_some() {
-            attempt.held = Some(summary);
-        } else {
-            self.outbox.push_back(Event::Accepted(summary));
+    /// the transit may decide once more. After the first token the seam tells.
+    fn announce(&mut self) {
+        let Some(current) = &self.current else { return };
+        if self.has_spoken() {
+            return;
         }
-        self.current = Some(attempt);
+        let summary = Box::new(self.summary(current));
+        let transit = current.asked().transit.is_some();
+        match &mut self.current {
+            Some(current) if transit => current.held = Some(summary),
+            _ => self.outbox.push_back(Event::Accepted(summary)),
+        }
     }
 
-    fn summary(&self, position: usize) -> DecisionSummary {
+    /// Whether the client has something of the answer.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.first_token.is_some()
+    }
+
+    pub(super) fn summary(&self, attempt: &Attempt) -> DecisionSummary {
         let own = &self.shared.own.node;
-        let mut summary = self.decided.summary(self.request.meta(), own, position);
+        let decided = &attempt.decided;
+        let mut summary = decided.summary(self.request.meta(), own, attempt.position);
         if !self.earlier.is_empty() {
             summary.reasons.push(ReasonRecord {
                 node: Some(summary.node.clone()),
@@ -162,107 +220,154 @@ impl Run {
         summary
     }
 
-    /// Takes one event of the node's, and queues what the client gets of it.
-    fn relay(&mut self, event: Event) -> Result<(), Failed> {
-        let attempt = self.current.as_mut().expect("it just gave an event");
-        let position = attempt.position;
-        let asked = self.decided.candidate(position);
-        if let Event::Accepted(theirs) = event {
-            return self.relay_decision(*theirs);
-        }
-        match &event {
-            Event::Tokens { first_seq, items } => {
-                self.sequence.take(&asked.node, *first_seq, items)?;
-            }
-            Event::Seam(seam) => self.sequence.expect(&asked.node, seam.seq)?,
-            Event::Accepted(_) | Event::Result(_) | Event::Done(_) => {}
-        }
-        if let Some(held) = attempt.held.take() {
-            self.outbox.push_back(Event::Accepted(held));
-        }
+    /// Takes one event of the current node's, and queues what the client gets
+    /// of it.
+    pub(super) fn relay(&mut self, event: Event) -> Result<(), Failed> {
         match event {
+            Event::Accepted(theirs) => self.relay_decision(*theirs),
+            Event::Tokens { first_seq, items } => self.relay_tokens(first_seq, items),
+            Event::Seam(seam) => self.relay_seam(seam),
+            Event::Result(result) => {
+                self.speak();
+                self.first_token.get_or_insert(self.shared.clock.now());
+                self.outbox.push_back(Event::Result(result));
+                Ok(())
+            }
             Event::Done(done) => {
+                self.speak();
                 let done = self.finish(*done);
                 self.outbox.push_back(Event::Done(Box::new(done)));
-            }
-            event => {
-                if matches!(event, Event::Tokens { .. } | Event::Result(_)) {
-                    let now = self.shared.clock.now();
-                    self.first_token.get_or_insert(now);
-                }
-                self.outbox.push_back(event);
+                Ok(())
             }
         }
+    }
+
+    fn relay_tokens(&mut self, first_seq: u64, items: Vec<Token>) -> Result<(), Failed> {
+        let current = self.current.as_mut().expect("it just gave an event");
+        if let Some((first_seq, items)) = current.take(first_seq, items, self.said.tokens())? {
+            self.tell(first_seq, items);
+        }
         Ok(())
+    }
+
+    /// Tokens that the client does not have, from the current node.
+    pub(super) fn tell(&mut self, first_seq: u64, items: Vec<Token>) {
+        self.speak();
+        if self.first_token.is_none() {
+            self.first_token = Some(self.shared.clock.now());
+        }
+        self.said.add(&items);
+        self.outbox.push_back(Event::Tokens {
+            first_seq: first_seq + self.said.discarded(),
+            items,
+        });
+        // The money for the next token is found before it is asked for.
+        self.overspent = self.pay().err();
+        self.watch_the_deadline();
+    }
+
+    fn relay_seam(&mut self, mut seam: Seam) -> Result<(), Failed> {
+        let current = self.current.as_ref().expect("it just gave an event");
+        relay::belongs(&current.asked().node, self.said.tokens(), seam.seq)?;
+        self.speak();
+        self.said.seam_within(seam.kind);
+        seam.seq += self.said.discarded();
+        self.outbox.push_back(Event::Seam(seam));
+        Ok(())
+    }
+
+    /// The current node speaks for the first time: the client is told of it,
+    /// and of the seam where there is one.
+    pub(super) fn speak(&mut self) {
+        let begun = self.has_spoken();
+        let current = self.current.as_mut().expect("it just gave an event");
+        if std::mem::replace(&mut current.speaks, true) {
+            return;
+        }
+        let (asked, kind) = (current.decided.candidate(current.position), current.kind);
+        let seq = self.said.tokens() + self.said.discarded();
+        let from = self.said.node().cloned();
+        self.said.goes_on(asked, kind);
+        let mut to = asked.node.clone();
+        if let Some((node, same_model)) = current.handed_to.take() {
+            to.clone_from(&node);
+            self.said.handed_on(node, same_model);
+        }
+        let held = current.held.take();
+        if !begun {
+            self.outbox.extend(held.map(Event::Accepted));
+            return;
+        }
+        self.seams += 1;
+        if let (Some(from), Some(kind)) = (from, kind) {
+            let seam = Seam {
+                seq,
+                from,
+                to,
+                kind,
+            };
+            self.outbox.push_back(Event::Seam(seam));
+        }
     }
 
     /// The receiver tells where the request is. Where it is who we asked, the
     /// client knows or is told now; where it handed the request on, the client
     /// hears of the real node.
     fn relay_decision(&mut self, theirs: DecisionSummary) -> Result<(), Failed> {
-        let attempt = self.current.as_mut().expect("it just gave an event");
-        let position = attempt.position;
-        let asked = self.decided.candidate(position);
-        let held = attempt.held.take();
-        if relay::is_the_same(asked, &theirs) && !attempt.deeper {
+        let begun = self.has_spoken();
+        let current = self.current.as_mut().expect("it just gave an event");
+        let asked = current.decided.candidate(current.position);
+        if relay::is_the_same(asked, &theirs) && !current.deeper {
+            let held = current.held.take().filter(|_| !begun);
             self.outbox.extend(held.map(Event::Accepted));
             return Ok(());
         }
-        let privacy = self.decided.limits.privacy;
-        relay::may_hand_on(asked, attempt.scope, privacy, &theirs)?;
-        attempt.deeper = true;
+        let privacy = self.first.limits.privacy;
+        relay::may_hand_on(asked, current.scope, privacy, &theirs)?;
+        let handed_to = (theirs.node.clone(), asked.model.id == theirs.model);
         let rtt_ms = asked.rtt_ms;
-        let ours = self.summary(position);
-        let merged = relay::merged(ours, theirs, rtt_ms);
-        self.outbox.push_back(Event::Accepted(Box::new(merged)));
+        (current.deeper, current.held) = (true, None);
+        if current.speaks {
+            self.said.handed_on(handed_to.0, handed_to.1);
+        } else {
+            current.handed_to = Some(handed_to);
+        }
+        if !begun {
+            let current = self.current.as_ref().expect("it just gave an event");
+            let merged = relay::merged(self.summary(current), theirs, rtt_ms);
+            self.outbox.push_back(Event::Accepted(Box::new(merged)));
+        }
         Ok(())
     }
 
     fn finish(&mut self, done: Done) -> Done {
         let now = self.shared.clock.now();
+        if let Some(rival) = self.rival.take() {
+            self.cancelled(rival, Outcome::Neutral);
+        }
         let attempt = self.current.take().expect("it just ended");
-        let arrived = self.decided.at;
+        let arrived = self.first.at;
         let ending = Ending {
-            asked: self.decided.candidate(attempt.position),
+            asked: attempt.asked(),
             deeper: attempt.deeper,
+            from: attempt.from,
+            spent: self.spent,
             earlier: std::mem::take(&mut self.earlier),
             first_token: self.first_token.map(|at| at.since(arrived)),
             total: now.since(arrived),
         };
-        let done = ending.rewrite(done);
+        let mut done = ending.rewrite(done);
+        if matches!(attempt.kind, Some(SeamKind::Exact | SeamKind::SameModel)) {
+            // What it read beside the prompt was the answer itself.
+            done.usage.input_tokens = done.usage.input_tokens.saturating_sub(attempt.from);
+        }
         let verdict = attempt.verdict(self.first_token);
-        attempt.settle(verdict, now);
+        attempt.settle(&self.shared, verdict);
+        self.booking.settle(done.cost, now);
         done
     }
 
-    fn note(&mut self, position: usize, failed: &Failed) {
-        let asked = self.decided.candidate(position);
-        tracing::info!(
-            request_id = %self.request.meta().request_id,
-            node = %asked.node,
-            tier = %asked.tier,
-            reason = failed.error.reason,
-            error = %failed.error,
-            "an attempt did not answer"
-        );
-        let line = relay::attempt(
-            asked,
-            failed.outcome_for_client(),
-            Some(failed.error.reason),
-        );
-        self.earlier.push(line);
-    }
-
-    /// The last error, and in few words what came before it.
-    fn with_history(&self, mut error: InferError) -> InferError {
-        let Some((_, before)) = self.earlier.split_last().filter(|(_, b)| !b.is_empty()) else {
-            return error;
-        };
-        let tried: Vec<_> = before
-            .iter()
-            .map(|a| format!("`{}` {}", a.node, a.reason.as_deref().unwrap_or("")))
-            .collect();
-        error.message = format!("{}; tried before: {}", error.message, tried.join(", "));
-        error
+    pub(super) fn clear_outbox(&mut self) {
+        self.outbox.clear();
     }
 }

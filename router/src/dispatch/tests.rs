@@ -1,6 +1,10 @@
 //! Dispatch over fakes: failover, deadlines, breakers, scope and accounting.
 
+mod continuity;
 mod failover;
 mod fakes;
 mod handing_on;
+mod hedges;
+mod leaks;
 mod limits;
+mod money;

@@ -40,6 +40,8 @@ pub fn prompt(text: &str, max_tokens: u32) -> v1::InferRequest {
 pub struct Answer {
     /// Every `Accepted`, in order: one more for each time it went elsewhere.
     pub accepted: Vec<v1::Accepted>,
+    /// Every place where it went on from somewhere else.
+    pub seams: Vec<v1::Seam>,
     /// Every token, in order.
     pub tokens: Vec<v1::Token>,
     /// The last event, of a whole answer.
@@ -100,7 +102,12 @@ pub async fn read(mut stream: Streaming<v1::InferEvent>) -> Result<Answer, (Stat
                 answer.done = Some(done);
                 true
             }
-            Some(Event::Seam(_) | Event::Result(_)) | None => true,
+            Some(Event::Seam(seam)) => {
+                let here = seam.seq == answer.tokens.len() as u64;
+                answer.seams.push(seam);
+                here
+            }
+            Some(Event::Result(_)) | None => true,
         };
         if !fits || !in_order {
             return Err((Status::data_loss("the events are out of order"), answer));

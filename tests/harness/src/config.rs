@@ -17,6 +17,7 @@ pub(crate) struct GatewayPlace<'a> {
     pub(crate) cloud: &'a Cloud,
     pub(crate) policies: Option<&'a Path>,
     pub(crate) cloud_idle_timeout_ms: Option<u64>,
+    pub(crate) breaker_open_ms: Option<u64>,
     pub(crate) api_port: u16,
     pub(crate) link_port: u16,
 }
@@ -28,8 +29,11 @@ pub(crate) fn gateway(name: &str, place: &GatewayPlace<'_>) -> String {
     let policies = place.policies.map_or_else(String::new, |path| {
         format!("policies = {:?}\n", path.display().to_string())
     });
+    let breaker = place
+        .breaker_open_ms
+        .map_or_else(String::new, |ms| format!("breaker_open_ms = {ms}\n"));
     let mut text = format!(
-        "node = \"{name}\"\nregion = \"{REGION}\"\ndefault_user = \"{OWNER}\"\ncloud_standin = {standin}\n{policies}\n\
+        "node = \"{name}\"\nregion = \"{REGION}\"\ndefault_user = \"{OWNER}\"\ncloud_standin = {standin}\n{policies}{breaker}\n\
          [listen]\napi = \"127.0.0.1:{api}\"\nlink = \"127.0.0.1:{link}\"\n\n\
          [link]\n{}",
         identity(name, dir)
@@ -64,6 +68,7 @@ pub(crate) struct NodePlace<'a> {
     pub(crate) api_port: u16,
     pub(crate) streams: usize,
     pub(crate) queue: usize,
+    pub(crate) kernel: Option<&'a str>,
 }
 
 pub(crate) fn edge(name: &str, place: &NodePlace<'_>) -> String {
@@ -90,13 +95,16 @@ fn node(name: &str, place: &NodePlace<'_>) -> String {
         .collect();
     format!(
         "\n[listen]\napi = \"127.0.0.1:{}\"\n\n[gateway]\naddress = \"{}\"\n{}\n\
-         [engine]\nmodels = [{}]\nstreams = {}\nthreads = 1\nqueue = {}\n",
+         [engine]\nmodels = [{}]\nstreams = {}\nthreads = 1\nqueue = {}\n{}",
         place.api_port,
         place.link,
         identity(name, place.dir),
         models.join(", "),
         place.streams,
         place.queue,
+        place
+            .kernel
+            .map_or_else(String::new, |kernel| format!("kernel = {kernel:?}\n")),
     )
 }
 

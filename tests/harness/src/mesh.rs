@@ -51,6 +51,8 @@ pub struct MeshSpec {
     pub streams: usize,
     /// Streams that may wait on a node.
     pub queue: usize,
+    /// The kernel path of each edge, by turns; the machine's best without.
+    pub edge_kernels: Vec<String>,
     /// What the daemons log.
     pub log: String,
     /// A file of policies for the gateway, beside the built-in ones.
@@ -58,6 +60,8 @@ pub struct MeshSpec {
     /// When the gateway takes a silent cloud stream for stalled; its default
     /// when absent.
     pub cloud_idle_timeout_ms: Option<u64>,
+    /// How long the gateway's breakers stay open; its default when absent.
+    pub breaker_open_ms: Option<u64>,
 }
 
 impl MeshSpec {
@@ -74,9 +78,11 @@ impl MeshSpec {
             fixed_ports: false,
             streams: 16,
             queue: 64,
+            edge_kernels: Vec::new(),
             log: "info".to_owned(),
             policies: None,
             cloud_idle_timeout_ms: None,
+            breaker_open_ms: None,
         }
     }
 }
@@ -159,6 +165,23 @@ impl Mesh {
             dir: self.dir.path(),
         };
         self.gateway = starter.gateway(&self.cloud, ports).await?;
+        Ok(())
+    }
+
+    /// Starts an edge again after it ended, under its name and with its
+    /// certificate.
+    ///
+    /// # Errors
+    /// When it does not start, with the end of its log.
+    pub async fn restart_edge(&mut self, index: usize) -> anyhow::Result<()> {
+        let link = self.gateway.announcement.link.clone();
+        let link = link.context("a gateway has a link")?;
+        let starter = Starter {
+            spec: &self.spec,
+            dir: self.dir.path(),
+        };
+        let name = self.edges[index].name.clone();
+        self.edges[index] = starter.edge(&name, &link, index).await?;
         Ok(())
     }
 
@@ -315,6 +338,7 @@ impl Starter<'_> {
             cloud,
             policies: self.spec.policies.as_deref(),
             cloud_idle_timeout_ms: self.spec.cloud_idle_timeout_ms,
+            breaker_open_ms: self.spec.breaker_open_ms,
             api_port,
             link_port,
         };
@@ -326,7 +350,12 @@ impl Starter<'_> {
         // 8081, 8083, 8084, …: 8082 is the device agent's.
         let offset = u16::try_from(index).unwrap_or(0);
         let documented = if index == 0 { 8081 } else { 8082 + offset };
-        let config = config::edge(name, &self.place(link, self.port(documented)));
+        let kernels = self.spec.edge_kernels.iter().cycle();
+        let place = NodePlace {
+            kernel: kernels.skip(index).map(String::as_str).next(),
+            ..self.place(link, self.port(documented))
+        };
+        let config = config::edge(name, &place);
         self.daemon("edge-node", name, config).await
     }
 
@@ -343,6 +372,7 @@ impl Starter<'_> {
             api_port,
             streams: self.spec.streams,
             queue: self.spec.queue,
+            kernel: None,
         }
     }
 }

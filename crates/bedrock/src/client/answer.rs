@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::meter::Measured;
+use super::prefill::Prefill;
 use aws_sdk_bedrockruntime::operation::RequestId;
 use aws_sdk_bedrockruntime::operation::converse_stream::ConverseStreamOutput as Output;
 use aws_sdk_bedrockruntime::primitives::event_stream::EventReceiver;
@@ -33,6 +34,8 @@ pub(super) struct Terms {
     pub(super) most_input: u64,
     /// The bound on the answer's tokens.
     pub(super) most_output: u64,
+    /// What was said before it.
+    pub(super) before: Prefill,
 }
 
 pub(super) struct Answer {
@@ -74,8 +77,8 @@ impl Answer {
             at,
             aws_request: output.request_id().map(str::to_owned),
             events: output.stream,
+            next_seq: terms.before.tokens,
             terms,
-            next_seq: 0,
             text_bytes: 0,
             first_text: None,
             phase: Phase::Speaking,
@@ -133,7 +136,10 @@ impl Answer {
     fn take(&mut self, event: ConverseStreamOutput) -> Option<Result<Event, InferError>> {
         match event {
             ConverseStreamOutput::ContentBlockDelta(block) => match block.delta {
-                Some(ContentBlockDelta::Text(text)) if !text.is_empty() => Some(self.say(text)),
+                Some(ContentBlockDelta::Text(text)) if !text.is_empty() => {
+                    let text = self.terms.before.owed.strip(text);
+                    (!text.is_empty()).then(|| self.say(text))
+                }
                 // Reasoning and the like is not part of the answer's text.
                 _ => None,
             },
@@ -193,10 +199,16 @@ impl Answer {
             total,
             tokens: usage.output_tokens,
         });
+        let cost = served.offer.cost(usage.input_tokens, usage.output_tokens);
+        // Whoever goes on counts the whole answer.
+        let whole = Usage {
+            output_tokens: usage.output_tokens + self.terms.before.tokens,
+            ..usage
+        };
         Some(Ok(Event::Done(Box::new(Done {
             finish,
-            usage,
-            cost: served.offer.cost(usage.input_tokens, usage.output_tokens),
+            usage: whole,
+            cost,
             first_token,
             total,
             attempts: vec![Attempt {

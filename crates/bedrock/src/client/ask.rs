@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::prefill::Prefill;
 use aws_sdk_bedrockruntime::Client;
 use aws_sdk_bedrockruntime::operation::converse_stream::builders::ConverseStreamFluentBuilder;
 use aws_sdk_bedrockruntime::types::{
@@ -12,17 +13,25 @@ use tiermesh_core::{
     Content, ErrorClass, InferError, NodeId, Refusal, RequestMeta, Role, Sampling, Via,
 };
 
+/// What is asked.
+pub(super) struct Asked<'a> {
+    pub(super) meta: &'a RequestMeta,
+    pub(super) content: &'a Content,
+    pub(super) prefill: &'a Prefill,
+}
+
 /// Builds the call. The seed has no field of Converse's own and is not sent:
 /// Bedrock does not promise equal answers anyway. What else it has no field
 /// for is refused, so that somebody else of the plan can do it.
 pub(super) fn call(
     client: &Client,
     bedrock_id: &str,
-    meta: &RequestMeta,
-    content: &Content,
+    asked: &Asked<'_>,
 ) -> Result<ConverseStreamFluentBuilder, Refusal> {
+    let (meta, prefill) = (asked.meta, asked.prefill);
     let more = more(bedrock_id, &meta.sampling)?;
-    let turns = Turns::of(content);
+    let mut turns = Turns::of(asked.content);
+    turns.say(ConversationRole::Assistant, &prefill.text);
     if turns.messages.is_empty() {
         return Err(InferError::new(
             ErrorClass::InvalidArgument,
@@ -56,7 +65,7 @@ pub(super) fn call(
         .set_messages(Some(messages))
         .set_system((!system.is_empty()).then_some(system))
         .set_additional_model_request_fields(more)
-        .inference_config(inference(&meta.sampling)))
+        .inference_config(inference(&meta.sampling, most_output(meta, prefill))))
 }
 
 /// The most tokens the prompt can be billed for: a token has at least a byte,
@@ -70,6 +79,12 @@ pub(super) fn most_tokens(content: &Content) -> u64 {
     (content.bytes() + FRAME_TOKENS * (messages + 1)) as u64
 }
 
+/// The most tokens that may still be written; Converse wants one at least.
+pub(super) fn most_output(meta: &RequestMeta, prefill: &Prefill) -> u64 {
+    let most = u64::from(meta.sampling.max_tokens);
+    most.saturating_sub(prefill.tokens).max(1)
+}
+
 /// The hops so far and the gateway, as the header spells them.
 pub(super) fn via(hops: &Via, gateway: &NodeId) -> String {
     let mut names: Vec<&str> = hops.hops().iter().map(NodeId::as_str).collect();
@@ -79,10 +94,10 @@ pub(super) fn via(hops: &Via, gateway: &NodeId) -> String {
     names.join(", ")
 }
 
-fn inference(sampling: &Sampling) -> InferenceConfiguration {
+fn inference(sampling: &Sampling, most_output: u64) -> InferenceConfiguration {
     // Converse stops at 1 where the mesh goes to 2.
     let mut config = InferenceConfiguration::builder()
-        .max_tokens(i32::try_from(sampling.max_tokens).unwrap_or(i32::MAX))
+        .max_tokens(i32::try_from(most_output).unwrap_or(i32::MAX))
         .temperature(sampling.temperature.min(1.0));
     if sampling.top_p < 1.0 {
         // Some models refuse it beside a temperature, so it goes only when asked for.
@@ -222,10 +237,13 @@ mod tests {
 
     #[test]
     fn only_what_was_asked_for_is_sent() {
-        let config = inference(&Sampling {
-            temperature: 1.5,
-            ..Sampling::default()
-        });
+        let config = inference(
+            &Sampling {
+                temperature: 1.5,
+                ..Sampling::default()
+            },
+            256,
+        );
         assert_eq!(config.temperature(), Some(1.0));
         assert_eq!(config.top_p(), None);
         assert!(config.stop_sequences().is_empty());

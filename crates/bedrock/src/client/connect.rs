@@ -1,5 +1,6 @@
 //! Making the client: region, credentials, and an SDK that leaves time to us.
 
+use super::prefill::takes_prefill;
 use super::{BedrockCloud, ConnectError, CredentialSource, Mapper, Meter, Served, Shared, Wiring};
 use crate::config::{BedrockConfig, ConfigError, check_region};
 use aws_config::imds::client::error::ImdsError;
@@ -70,6 +71,9 @@ pub(super) async fn connect(
                 offer: Arc::new(model.offer()),
                 bedrock_id: model.model_id.clone(),
                 priced_on: model.priced_on.clone(),
+                takes_prefill: model
+                    .assistant_prefill
+                    .unwrap_or_else(|| takes_prefill(&model.model_id)),
                 meter: Meter::new(model.first_token_ms, model.decode_tok_s),
             })
             .collect(),

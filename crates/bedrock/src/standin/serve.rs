@@ -13,7 +13,10 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tiermesh_core::{Context, EventStream, Infer, InferError, ModelId, RawRequest, Sealed};
+use tiermesh_core::{
+    Content, Context, Continuation, EventStream, Infer, InferError, ModelId, RawRequest, Role,
+    Sealed,
+};
 
 /// Everything a request meets.
 pub(super) struct Desk {
@@ -49,12 +52,27 @@ impl Desk {
         raw.privacy = None;
         raw.residency = String::new();
         (raw.first_token_ms, raw.total_ms, raw.max_cost_usd) = (None, None, None);
+        let text = begun(&mut raw);
         let sealed = Arc::new(Sealed::new(raw.validate()?));
         let context = Context {
             model: Some(model.clone()),
+            continuation: Continuation {
+                text,
+                ..Continuation::default()
+            },
             ..Context::default()
         };
         self.brain.infer(sealed, context).await
+    }
+}
+
+/// The assistant's own last turn, which the model is to continue.
+fn begun(raw: &mut RawRequest) -> String {
+    match &mut raw.content {
+        Some(Content::Messages(messages)) if messages.len() > 1 => messages
+            .pop_if(|last| last.role == Role::Assistant)
+            .map_or_else(String::new, |last| last.text),
+        _ => String::new(),
     }
 }
 

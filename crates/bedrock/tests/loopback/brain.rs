@@ -88,6 +88,7 @@ pub(crate) fn model(id: &str, model_id: &str) -> BedrockModel {
         priced_on: "2026-11-20".into(),
         first_token_ms: 600.0,
         decode_tok_s: 60.0,
+        assistant_prefill: None,
     }
 }
 

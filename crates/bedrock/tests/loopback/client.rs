@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tiermesh_bedrock::{BedrockCloud, ConnectError, CredentialSource, Fault};
 use tiermesh_core::{
-    Context, Deadline, ErrorClass, FinishReason, Infer, ModelId, NodeId, PermitScope, Privacy,
-    Task, Tier, Time, Usd, Via,
+    Context, Continuation, Deadline, ErrorClass, Event, FinishReason, Infer, ModelId, NodeId,
+    PermitScope, Privacy, Task, Tier, Time, Usd, Via,
 };
 
 const NO_PAUSE: Duration = Duration::ZERO;
@@ -121,6 +121,39 @@ async fn what_it_does_not_offer_is_refused_before_anything_is_sent() {
     assert_eq!(refused.reason, "CONTINUATION_NOT_SERVED");
     assert!(!refused.class.blames_the_node() && refused.class.another_may_answer());
     assert_eq!(standin.requests(), 0);
+}
+
+#[tokio::test]
+async fn it_goes_on_from_another_models_text_as_the_assistants_own_turn() {
+    let standin = standin(NO_PAUSE).await;
+    let cloud = cloud(&standin).await;
+    let context = Context {
+        continuation: Continuation {
+            text: "zero, half ".into(),
+            tokens: 4,
+            ..Continuation::default()
+        },
+        ..Context::default()
+    };
+    let mut events = cloud.infer(request(|_| {}), context).await.unwrap();
+    let (mut next, mut text) = (4, String::new());
+    let done = loop {
+        match events.next().await.unwrap().unwrap() {
+            Event::Tokens { first_seq, items } => {
+                assert_eq!(first_seq, next, "its numbers are the answer's");
+                next += items.len() as u64;
+                text.extend(items.into_iter().map(|token| token.text));
+            }
+            Event::Done(done) => break done,
+            other => panic!("unexpected {other:?}"),
+        }
+    };
+    assert_eq!(text, "one two สาม five");
+    assert_eq!(done.usage.output_tokens, 5 + 4);
+    // 1,000 read and 5 written, at Nova Lite's prices.
+    assert_eq!(done.cost.as_nanos(), 61_200);
+    assert!(standin.saw_bytes(r#"{"role":"assistant","content":[{"text":"zero, half"}]}"#));
+    assert!(standin.saw_bytes(r#""maxTokens":252"#));
 }
 
 #[tokio::test]

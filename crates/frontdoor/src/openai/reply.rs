@@ -19,7 +19,12 @@ pub(super) struct Head {
     request_id: String,
     seed: u64,
     place: Option<(Tier, String)>,
+    /// Lets the client go on after a lost connection.
+    pub(super) resume: Option<String>,
 }
+
+/// The header with the resume token, both ways.
+pub(super) const RESUME: &str = "x-tiermesh-resume";
 
 impl Head {
     pub(super) fn new(answer: &Answer) -> Self {
@@ -30,6 +35,7 @@ impl Head {
             request_id: answer.request_id.to_string(),
             seed: answer.seed,
             place: None,
+            resume: None,
         }
     }
 
@@ -50,6 +56,9 @@ impl Head {
         put("x-request-id", &self.request_id);
         put("x-tiermesh-request-id", &self.request_id);
         put("x-tiermesh-seed", &self.seed.to_string());
+        if let Some(token) = &self.resume {
+            put(RESUME, token);
+        }
         if let Some((tier, node)) = &self.place {
             put("x-tiermesh-tier", tier.as_str());
             put("x-tiermesh-node", node);

@@ -18,14 +18,15 @@ use tiermesh_core::{Done, ErrorClass, Event, InferError, SeamKind, Token};
 /// Events that are ready together leave together, up to about this many bytes.
 const FRAME_BYTES: usize = 16 * 1024;
 
-pub(super) fn respond(opened: Opened, include_usage: bool) -> Response {
+pub(super) fn respond(opened: Opened, include_usage: bool, resumable: bool) -> Response {
     let mut headers = opened.head.headers();
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/event-stream"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let chunks = Chunks::new(opened, include_usage);
+    let mut chunks = Chunks::new(opened, include_usage);
+    chunks.lines.numbered = resumable;
     (headers, Body::from_stream(chunks)).into_response()
 }
 
@@ -59,7 +60,9 @@ impl Chunks {
 
     fn write(&mut self, event: Result<Event, InferError>) {
         let refused = match event {
-            Ok(Event::Tokens { items, .. }) => return self.lines.tokens(&items),
+            Ok(Event::Tokens { first_seq, items }) => {
+                return self.lines.tokens(first_seq, &items);
+            }
             Ok(Event::Done(done)) => {
                 self.ended = true;
                 return self.lines.done(&done);
@@ -113,6 +116,8 @@ struct Lines {
     head: Value,
     include_usage: bool,
     spoken: bool,
+    /// Each chunk of text has an id: the number of the next token.
+    numbered: bool,
 }
 
 impl Lines {
@@ -141,12 +146,13 @@ impl Lines {
             head,
             include_usage,
             spoken: false,
+            numbered: false,
         }
     }
 
     /// One chunk for tokens that came together; none when they add no text
     /// and nothing else is known of them.
-    fn tokens(&mut self, items: &[Token]) {
+    fn tokens(&mut self, first_seq: u64, items: &[Token]) {
         let joined: String;
         let text = match items {
             [token] => token.text.as_str(),
@@ -160,6 +166,10 @@ impl Lines {
             return;
         }
         self.spoken = true;
+        if self.numbered {
+            let next = first_seq + items.len() as u64;
+            self.buffer.put_slice(format!("id: {next}\n").as_bytes());
+        }
         self.buffer.put_slice(self.before.as_bytes());
         self.json(text);
         self.buffer.put_slice(b"},\"logprobs\":");

@@ -331,7 +331,7 @@ reflection_lists_every_service!(reflection_v1alpha_lists_every_service, v1alpha)
 #[tokio::test]
 async fn unknown_methods_are_unimplemented() {
     let house = open(&Fake::new(Script::default())).await;
-    for path in ["/tiermesh.v1.Inference/Resume", "/no.such.Service/Method"] {
+    for path in ["/tiermesh.v1.Inference/Forget", "/no.such.Service/Method"] {
         let mut grpc = tonic::client::Grpc::new(channel(house.address).await);
         grpc.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<Bytes, v1::InferEvent>::default();

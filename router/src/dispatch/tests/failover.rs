@@ -3,7 +3,7 @@ use futures::StreamExt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tiermesh_core::{
-    AttemptOutcome, BreakerState, Context, ErrorClass, Event, NodeId, Reason, Tier,
+    AttemptOutcome, BreakerState, Context, Continuity, ErrorClass, Event, NodeId, Reason, Tier,
 };
 
 /// `automotive` asks the edge first and the phone second.
@@ -101,7 +101,7 @@ async fn a_gap_in_the_numbers_is_the_nodes_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_fails_over_after_the_first_token() {
+async fn nothing_fails_over_after_the_first_token_for_a_client_that_wants_it_so() {
     for (steps, class, reason) in [
         (
             vec![Step::Tokens(0, 2), Step::Fail(ErrorClass::Unavailable)],
@@ -121,7 +121,9 @@ async fn nothing_fails_over_after_the_first_token() {
     ] {
         let world = two();
         world.node("edge").script(steps);
-        let events = world.all(EDGE_FIRST).await;
+        let asked = request(EDGE_FIRST, |r| r.continuity = Some(Continuity::Fail));
+        let stream = world.ask(asked, Context::default()).await.unwrap();
+        let events: Vec<_> = stream.collect().await;
         let (accepted, count, end) = outline(&events);
         let error = end.unwrap_err();
         assert_eq!((accepted, count), (vec!["edge"], 2));
@@ -207,7 +209,10 @@ async fn a_pause_that_is_too_long_ends_the_answer() {
     let world = two();
     let steps = vec![Step::Tokens(0, 1), Step::Hang];
     world.node("edge").script(steps);
-    let asked = request(EDGE_FIRST, |r| r.total_ms = Some(500_000));
+    let asked = request(EDGE_FIRST, |r| {
+        r.total_ms = Some(500_000);
+        r.continuity = Some(Continuity::Fail);
+    });
     let stream = world.ask(asked, Context::default()).await.unwrap();
     let events: Vec<_> = stream.collect().await;
     assert_eq!(outline(&events).2.unwrap_err().reason, "STREAM_STALLED");

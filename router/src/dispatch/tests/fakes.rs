@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
     BreakerState, CandidateState, Clock, Content, Context, DecisionSummary, Destination, Done,
-    ErrorClass, Event, EventStream, FinishReason, Fleet, Infer, InferError, InferFuture, ModelId,
-    ModelOffer, ModelState, NodeId, Privacy, RawRequest, Refusal, Request, Sealed, Snapshot, Task,
-    Tier, Time, Token, Usage, Usd, UserId,
+    ErrorClass, Event, EventStream, FinishReason, Fleet, Infer, InferError, InferFuture,
+    ModelDigest, ModelId, ModelOffer, ModelState, NodeId, NumericsId, Privacy, RawRequest, Refusal,
+    Request, Sealed, Snapshot, Task, Tier, Time, Token, Usage, Usd, UserId,
 };
 use tiermesh_decision::Policies;
 
@@ -25,12 +25,25 @@ pub(crate) enum Step {
     Fail(ErrorClass),
     Done(u64),
     Hang,
+    /// Goes on from what was said, one token at a time with this pause before
+    /// each, until it has said so many in all.
+    Say(u64, Duration),
+    /// Ends an answer of [`Step::Say`].
+    End,
 }
 
 pub(crate) struct Node {
     steps: Mutex<Vec<Step>>,
     pub(crate) calls: Mutex<Vec<(Privacy, Context)>>,
     pub(crate) open: Arc<AtomicUsize>,
+    ways: Mutex<Ways>,
+}
+
+/// How a node takes an answer that others began.
+#[derive(Default)]
+struct Ways {
+    no_texts: bool,
+    one_and_out: bool,
 }
 
 struct Open(Arc<AtomicUsize>);
@@ -46,6 +59,16 @@ impl Node {
         *self.steps.lock().unwrap() = steps;
     }
 
+    /// It cannot go on from a text.
+    pub(crate) fn refuses_texts(&self) {
+        self.ways.lock().unwrap().no_texts = true;
+    }
+
+    /// It says the next token and dies.
+    pub(crate) fn dies_after_one(&self) {
+        self.ways.lock().unwrap().one_and_out = true;
+    }
+
     pub(crate) fn called(&self) -> usize {
         self.calls.lock().unwrap().len()
     }
@@ -54,7 +77,7 @@ impl Node {
         self.calls.lock().unwrap().last().unwrap().1.clone()
     }
 
-    async fn play(&self, steps: Vec<Step>) -> Result<EventStream, Refusal> {
+    async fn play(&self, steps: Vec<Step>, said: u64) -> Result<EventStream, Refusal> {
         match steps.first() {
             Some(Step::Refuse(class)) => return Err(InferError::new(*class, "QUEUE_FULL", "no")),
             Some(Step::HangBeforeStream) => std::future::pending().await,
@@ -62,6 +85,21 @@ impl Node {
         }
         self.open.fetch_add(1, Ordering::SeqCst);
         let open = Open(Arc::clone(&self.open));
+        let mut at = said;
+        let steps: Vec<_> = steps
+            .into_iter()
+            .flat_map(|step| match step {
+                Step::Say(until, pause) => {
+                    let from = at;
+                    at = until.max(at);
+                    (from..at)
+                        .flat_map(|n| [Step::Wait(pause), Step::Tokens(n, 1)])
+                        .collect()
+                }
+                Step::End => vec![Step::Done(at)],
+                step => vec![step],
+            })
+            .collect();
         let steps = stream::iter(steps).filter_map(move |step| {
             let _ = &open;
             async move {
@@ -75,7 +113,7 @@ impl Node {
                         None
                     }
                     Step::Hang => std::future::pending().await,
-                    Step::Refuse(_) | Step::HangBeforeStream => None,
+                    _ => None,
                 }
             }
         });
@@ -86,9 +124,19 @@ impl Node {
 impl Infer for Node {
     fn infer(&self, request: Arc<Sealed<Request>>, context: Context) -> InferFuture<'_> {
         let privacy = request.meta().privacy;
+        let said = context.continuation.said();
+        let prefill = context.continuation.is_prefill();
         self.calls.lock().unwrap().push((privacy, context));
-        let steps = self.steps.lock().unwrap().clone();
-        Box::pin(self.play(steps))
+        let mut steps = self.steps.lock().unwrap().clone();
+        let ways = self.ways.lock().unwrap();
+        if ways.no_texts && prefill {
+            let error = InferError::new(ErrorClass::NotFound, "CONTINUATION_NOT_SERVED", "no");
+            return Box::pin(async move { Err(error) });
+        }
+        if ways.one_and_out {
+            steps = vec![Step::Tokens(said, 1), Step::Fail(ErrorClass::Unavailable)];
+        }
+        Box::pin(self.play(steps, said))
     }
 }
 
@@ -158,6 +206,16 @@ pub(crate) fn candidate(tier: Tier, node: &str) -> CandidateState {
     }
 }
 
+/// A candidate whose model is `digest` computed as `numerics` says.
+pub(crate) fn computing(tier: Tier, node: &str, digest: &str, numerics: &str) -> CandidateState {
+    let mut candidate = candidate(tier, node);
+    let mut offer = ModelOffer::clone(&candidate.model);
+    offer.digest = Some(ModelDigest::new(digest.repeat(64 / digest.len())).unwrap());
+    offer.numerics_id = Some(NumericsId::new(numerics).unwrap());
+    candidate.model = Arc::new(offer);
+    candidate
+}
+
 /// Tokio's clock, which tests pause.
 struct TokioClock(tokio::time::Instant);
 
@@ -170,6 +228,7 @@ impl Clock for TokioClock {
 pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Arc<Node>>,
     fleet: Arc<FakeFleet>,
+    clock: Arc<dyn Clock>,
     pub(crate) dispatcher: Dispatcher,
 }
 
@@ -196,6 +255,10 @@ impl World {
     }
 
     pub(crate) fn at(tier: Tier, candidates: Vec<CandidateState>) -> Self {
+        Self::patient(tier, candidates, Options::default())
+    }
+
+    pub(crate) fn patient(tier: Tier, candidates: Vec<CandidateState>, options: Options) -> Self {
         let nodes: BTreeMap<_, _> = candidates
             .iter()
             .map(|candidate| {
@@ -203,6 +266,7 @@ impl World {
                     steps: Mutex::new(answer()),
                     calls: Mutex::default(),
                     open: Arc::default(),
+                    ways: Mutex::default(),
                 };
                 (candidate.node.clone(), Arc::new(node))
             })
@@ -215,6 +279,7 @@ impl World {
             }),
             nodes: nodes.clone(),
         });
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
         let dispatcher = Dispatcher::new(Setup {
             own: Destination {
                 tier,
@@ -225,14 +290,31 @@ impl World {
             fleet: fleet.clone(),
             policies: Policies::builtin(),
             breakers: Breakers::new(BreakerConfig::default(), 1),
-            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
-            options: Options::default(),
+            clock: clock.clone(),
+            options,
         });
         Self {
             nodes,
             fleet,
+            clock,
             dispatcher,
         }
+    }
+
+    /// What the dispatcher's clock says.
+    pub(crate) fn time(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Changes what the fleet tells of a node from now on.
+    pub(crate) fn now(&self, name: &str, change: impl Fn(&mut CandidateState)) {
+        let mut snapshot = self.fleet.snapshot.lock().unwrap();
+        let of_node = |c: &&mut CandidateState| c.node.as_str() == name;
+        snapshot
+            .candidates
+            .iter_mut()
+            .filter(of_node)
+            .for_each(change);
     }
 
     /// The node's next report says so.
