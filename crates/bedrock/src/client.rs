@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::privacy::{self, Destination};
 use tiermesh_core::{
-    BreakerState, CandidateState, CapacityReport, Clock, Context, ErrorClass, EventStream, Infer,
+    BreakerState, Outlook, CandidateState, CapacityReport, Clock, Context, ErrorClass, EventStream, Infer,
     InferError, InferFuture, ModelOffer, NodeId, Refusal, Region, Request, Sealed, Task, Tier,
 };
 use tokio::sync::Semaphore;
@@ -193,6 +193,7 @@ impl BedrockCloud {
                 battery_percent: None,
                 report_age: Duration::ZERO,
                 breaker: BreakerState::Closed,
+                outlook: Outlook::default(),
             })
             .collect()
     }

@@ -47,6 +47,9 @@ impl Decided {
             context: &context,
             policy: &policy,
             own,
+            zone: shared.own.region.as_ref(),
+            answer: None,
+            warm: &[],
             now: at,
             seed,
         };
@@ -82,6 +85,9 @@ impl Decided {
             context: &self.context,
             policy: &self.policy,
             own,
+            zone: None,
+            answer: None,
+            warm: &[],
             now: self.at,
             seed: self.seed,
         };

@@ -4,7 +4,7 @@ use crate::{NoCandidate, Plan, Policies, Policy, Question, decide};
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, Content, Context, ModelId, ModelOffer, ModelState, NodeId,
+    BreakerState, Outlook, CandidateState, Content, Context, ModelId, ModelOffer, ModelState, NodeId,
     PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time, Usd, UserId,
 };
 
@@ -63,6 +63,7 @@ pub(crate) fn candidate(tier: Tier, node: &str, first_token_ms: f32) -> Candidat
         battery_percent: None,
         report_age: Duration::ZERO,
         breaker: BreakerState::Closed,
+        outlook: Outlook::default(),
     }
 }
 
@@ -70,7 +71,7 @@ pub(crate) fn snapshot(candidates: Vec<CandidateState>) -> Snapshot {
     Snapshot {
         epoch: 7,
         sequence: 11,
-        candidates,
+        candidates: candidates.into(),
     }
 }
 
@@ -106,6 +107,9 @@ impl Case {
             context: &self.context,
             policy: &self.policy,
             own: &self.own,
+            zone: None,
+            answer: None,
+            warm: &[],
             now: NOW,
             seed: self.seed,
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, Clock, Content, Context, DecisionSummary, Destination, Done,
+    BreakerState, Outlook, CandidateState, Clock, Content, Context, DecisionSummary, Destination, Done,
     ErrorClass, Event, EventStream, FinishReason, Fleet, Infer, InferError, InferFuture, ModelId,
     ModelOffer, ModelState, NodeId, Privacy, RawRequest, Refusal, Request, Sealed, Snapshot, Task,
     Tier, Time, Token, Usage, Usd, UserId,
@@ -154,6 +154,7 @@ pub(crate) fn candidate(tier: Tier, node: &str) -> CandidateState {
         battery_percent: None,
         report_age: Duration::ZERO,
         breaker: BreakerState::Closed,
+        outlook: Outlook::default(),
     }
 }
 
@@ -210,7 +211,7 @@ impl World {
             snapshot: Mutex::new(Snapshot {
                 epoch: 1,
                 sequence: 2,
-                candidates,
+                candidates: candidates.into(),
             }),
             nodes: nodes.clone(),
         });
