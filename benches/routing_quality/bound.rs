@@ -18,7 +18,7 @@ use crate::scenario::Happens;
 mod schedule;
 
 /// Steps of the subgradient method.
-const STEPS: usize = 120;
+const STEPS: usize = 300;
 /// Moments that prices are kept for, at most.
 const MOST_BINS: usize = 8_000;
 /// Starts that are tried for one job on one pool, at most: with more, the
@@ -26,7 +26,7 @@ const MOST_BINS: usize = 8_000;
 const MOST_STARTS: u64 = 48;
 /// What an answer that is not in time costs in the second bound, as a multiple
 /// of the dearest way to give it.
-const PENALTY: f64 = 12.0;
+const PENALTY: f64 = 4.0;
 
 /// The bound of one run.
 pub(crate) struct Bound {
@@ -162,15 +162,19 @@ impl Problem {
             prices: vec![vec![0.0; self.bins + 1]; pools],
         };
         let bin_s = self.bin as f64 / 1e6;
-        // A slot-second is worth about what one buys.
-        let (mut sum_worth, mut sum_s) = (0.0, 0.0);
+        // Where costs differ, a slot-second is worth about as much as the cost
+        // of one; where nothing costs, about what it serves.
+        let (mut sum_usd, mut sum_worth, mut sum_s) = (0.0, 0.0, 0.0);
         for (job, ways) in self.ways.iter().enumerate() {
-            if let Some(way) = ways.first() {
+            for way in ways {
+                sum_usd += cost(way);
                 sum_worth += worth(job);
                 sum_s += way.took as f64 / 1e6;
             }
         }
-        let scale = sum_worth / sum_s.max(1e-9);
+        let sum = if sum_usd > 0.0 { sum_usd } else { sum_worth };
+        let additive = if sum_usd > 0.0 { 0.3 } else { 1.0 };
+        let scale = sum / sum_s.max(1e-9);
         let mut averaged = (0.0, 0.0, 0.0);
         for step in 0..STEPS {
             let sums: Vec<Vec<f64>> = prices.iter().map(|p| summed(p, bin_s)).collect();
@@ -205,11 +209,17 @@ impl Problem {
                 averaged.1 += taken_worth;
                 averaged.2 += 1.0;
             }
-            let stride = 0.25 * scale / (1.0 + step as f64 * 0.08);
+            // Costs differ by orders of magnitude, so their prices grow by a
+            // factor; worth is the same for all, so its prices by a sum.
+            let (stride, factor) = match sum_usd > 0.0 {
+                true => (0.6 / (1.0 + step as f64 * 0.1), 1.0),
+                false => (0.06 / (1.0 + step as f64 * 0.03), 0.0),
+            };
             for ((prices, used), slots) in prices.iter_mut().zip(&used).zip(&self.slots) {
                 let most = slots.iter().copied().fold(1.0, f64::max);
                 for ((price, used), slots) in prices.iter_mut().zip(used).zip(slots) {
-                    *price = (*price + stride * (used - slots) / most).max(0.0);
+                    let change = ((used - slots) / most).clamp(-1.0, 1.0);
+                    *price = (*price + stride * change * (additive * scale + factor * *price)).max(0.0);
                 }
             }
         }

@@ -121,7 +121,9 @@ impl Clients {
     /// Gaps drawn from a gamma distribution of the client's mean and spread.
     fn client(&self, rate: &Rate, from: u64, seed: u64, asked: &mut Vec<Asked>) {
         let window = rate.start_s as u64;
-        let Some((prompts, outputs)) = self.lengths.get(&(rate.client, window)) else {
+        // Lengths are given for longer windows than rates: the last that began.
+        let known = self.lengths.range((rate.client, 0)..=(rate.client, window));
+        let Some((_, (prompts, outputs))) = known.last() else {
             return;
         };
         let mut rng = Rng::new(seed ^ (u64::from(rate.client) << 32) ^ window);
