@@ -120,6 +120,26 @@ impl Candidates {
         }
     }
 
+    /// Candidates at the places they had before. A place whose chunk has a gap
+    /// before it is closed up.
+    #[must_use]
+    pub fn at_places(placed: impl IntoIterator<Item = (usize, CandidateState)>) -> Self {
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut len = 0;
+        for (place, candidate) in placed {
+            let chunk = place / CHUNK;
+            if chunks.len() <= chunk {
+                chunks.resize(chunk + 1, Chunk::default());
+            }
+            chunks[chunk].push(candidate);
+            len += 1;
+        }
+        Self {
+            chunks: Arc::new(chunks.into_iter().map(Arc::new).collect()),
+            len,
+        }
+    }
+
     /// Adds one beside others of its tier and tells its place. Devices lie
     /// apart, so that a decision steps over other people's at once.
     pub fn insert(&mut self, candidate: CandidateState) -> usize {

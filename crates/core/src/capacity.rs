@@ -158,12 +158,16 @@ pub struct CandidateState {
 }
 
 impl CandidateState {
-    /// How old the report behind this is.
+    /// How old the report behind this is, in microseconds.
     #[must_use]
     #[inline]
-    pub fn age(&self, now: Time) -> Duration {
-        let since = self.outlook.reported_at.map(|at| now.since(at));
-        self.report_age.saturating_add(since.unwrap_or_default())
+    pub fn age_us(&self, now: Time) -> u64 {
+        let on_arrival = self.report_age;
+        let whole = on_arrival.as_secs().saturating_mul(1_000_000);
+        let on_arrival = whole.saturating_add(u64::from(on_arrival.subsec_micros()));
+        let since = self.outlook.reported_at;
+        let since = since.map_or(0, |at| now.as_us().saturating_sub(at.as_us()));
+        on_arrival.saturating_add(since)
     }
 
     /// Whom a permit for this candidate names.

@@ -276,12 +276,12 @@ fn outlook(outlook: &Outlook) -> bool {
 }
 
 fn stale(question: &Question<'_>, candidate: &CandidateState) -> Verdict {
-    let age = candidate.age(question.now);
-    if age <= MAX_REPORT_AGE {
+    let age_us = candidate.age_us(question.now);
+    if age_us <= MAX_REPORT_AGE.as_secs() * 1_000_000 {
         return Ok(());
     }
     Err(Reason::StaleReport {
-        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        age_ms: age_us / 1_000,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The decision itself.
 
 use crate::constraint::{self, Constraint};
+use crate::estimate::Estimate;
 use crate::limits::Limits;
 use crate::plan::{Choice, Plan, Tally};
 use crate::policy::Policy;
@@ -13,8 +14,8 @@ use tiermesh_core::{CandidateState, Context, NodeId, Region, RequestMeta, Snapsh
 /// Up to so many candidates, every one is looked at. Beyond, a draw of
 /// [`DRAWN_CHUNKS`] chunks stands for the rest of those that anybody may use,
 /// and only if none of them would be in time, all are.
-const ALL_UP_TO: usize = 1_024;
-const DRAWN_CHUNKS: usize = 8;
+const ALL_UP_TO: usize = 512;
+const DRAWN_CHUNKS: usize = 4;
 
 /// What is to be decided, beside the snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -171,18 +172,11 @@ impl<'a> Round<'a> {
             Ok(estimate) => estimate,
             Err(reason) => return self.tally.add(index, reason),
         };
-        let points = self.scale.points(candidate, &estimate);
-        let score = self.scale.score(&points);
-        let choice = || Choice {
-            index,
-            estimate,
-            points,
-            score,
-        };
+        let score = self.scale.score(&self.scale.points(candidate, &estimate));
         match constraint::deadline(self.limits, self.question.now, &estimate) {
             Ok(()) => {
                 if self.on_time.wants(score, score, candidate.tier) {
-                    self.on_time.offer(score, choice(), candidate);
+                    self.on_time.offer(score, index, candidate);
                 }
             }
             Err(reason) => {
@@ -197,24 +191,41 @@ impl<'a> Round<'a> {
                     -estimate.total_ms
                 };
                 if self.late.wants(rank, score, candidate.tier) {
-                    self.late.offer(rank, choice(), candidate);
+                    self.late.offer(rank, index, candidate);
                 }
             }
         }
     }
 
-    fn plan(self) -> Result<Plan, Box<NoCandidate>> {
+    /// What the ranking only kept the place of.
+    fn whole(&self, index: usize) -> Choice {
+        let candidate = &self.snapshot.candidates[index];
+        let warm = self.question.warm_tokens(index);
+        let (policy, now) = (self.question.policy, self.question.now);
+        let estimate = Estimate::of(self.limits, policy, candidate, now, warm);
+        let points = self.scale.points(candidate, &estimate);
+        Choice {
+            index,
+            estimate,
+            points,
+            score: self.scale.score(&points),
+        }
+    }
+
+    fn plan(&self) -> Result<Plan, Box<NoCandidate>> {
         let policy = self.question.policy;
-        let hopeful = |ranking: &Ranking<'_>| {
-            let best = ranking.first();
+        let hopeful = || {
+            let best = self.late.first().map(|index| self.whole(index));
             best.is_some_and(|c| c.estimate.chance(self.slack_ms) >= policy.least_chance)
         };
-        let may_be_late = !self.limits.strict
-            || (policy.least_chance < policy.sure
-                && self.limits.first_token_binds
-                && hopeful(&self.late));
-        let is_late = self.on_time.is_empty() && may_be_late;
-        let ranking = if is_late { self.late } else { self.on_time };
+        let may_be_late = || {
+            !self.limits.strict
+                || (policy.least_chance < policy.sure
+                    && self.limits.first_token_binds
+                    && hopeful())
+        };
+        let is_late = self.on_time.is_empty() && may_be_late();
+        let ranking = if is_late { &self.late } else { &self.on_time };
         if ranking.is_empty() {
             return Err(Box::new(NoCandidate::new(
                 self.question,
@@ -223,11 +234,10 @@ impl<'a> Round<'a> {
                 &self.tally,
             )));
         }
-        let scores = ranking.scores;
-        let mut choices = ranking.into_choices(policy.fallbacks + 1);
+        let mut choices = ranking.choices(policy.fallbacks + 1, |index| self.whole(index));
         let explored = !is_late && explore(self.question, self.snapshot, &mut choices);
         Ok(Plan {
-            scores,
+            scores: ranking.scores,
             choices,
             removed: self.tally.removed,
             counts: self.tally.counts,

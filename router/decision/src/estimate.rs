@@ -3,7 +3,6 @@
 
 use crate::limits::Limits;
 use crate::policy::Policy;
-use std::time::Duration;
 use tiermesh_core::{CandidateState, Outlook, Tier, Time, Usd};
 
 /// Prompt tokens that a node's reported first-token time already covers.
@@ -15,7 +14,7 @@ const UNMEASURED_DECODE_TOK_S: f64 = 20.0;
 /// The 99th percentile of the normal distribution.
 const P99_Z: f64 = 2.326_347_874_040_841;
 /// A report this old is half a standard deviation of doubt.
-const DOUBT: Duration = Duration::from_secs(35);
+const PER_DOUBT_US: f64 = 1.0 / 35e6;
 /// Shares of a prompt are clamped to at most all but a token.
 const LEAST_PROMPT: u32 = 1;
 
@@ -68,7 +67,7 @@ impl Estimate {
         let outlook = &candidate.outlook;
         let loading = outlook
             .ready_at
-            .map_or(0.0, |at| at.since(now).as_secs_f64() * 1e3);
+            .map_or(0.0, |at| at.as_us().saturating_sub(now.as_us()) as f64 / 1e3);
         let fixed_ms = f64::from(candidate.rtt_ms) + loading;
         let ahead = if outlook.slots > 0 {
             Ahead::learnt(outlook, f64::from(cold) * 1e3 / prefill_tok_s)
@@ -79,7 +78,7 @@ impl Estimate {
             let long_ms = f64::from(long) * 1e3 / prefill_tok_s;
             Ahead::reported(short_ms + long_ms, p99_ms - short_ms)
         };
-        let ahead = ahead.doubted(candidate.age(now));
+        let ahead = ahead.doubted(candidate.age_us(now));
         let first_token_ms = fixed_ms + ahead.mean;
         let rest = |tokens: u32| f64::from(tokens.saturating_sub(1)) * 1e3 / decode_tok_s;
         let prompt = u64::from(prompt);
@@ -175,9 +174,9 @@ impl Ahead {
 
     /// The older the report, the wider the guess.
     #[inline]
-    fn doubted(mut self, age: Duration) -> Self {
-        if !age.is_zero() {
-            let doubt = (age.as_secs_f64() / DOUBT.as_secs_f64()).min(1.0);
+    fn doubted(mut self, age_us: u64) -> Self {
+        if age_us > 0 {
+            let doubt = (age_us as f64 * PER_DOUBT_US).min(1.0);
             self.deviation += 0.5 * doubt * self.mean;
         }
         self

@@ -21,6 +21,7 @@ mod limits;
 mod plan;
 mod policy;
 mod ranking;
+pub mod record;
 mod refusal;
 mod score;
 pub mod state;

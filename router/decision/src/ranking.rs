@@ -19,9 +19,9 @@ pub(crate) struct Ranking<'a> {
 }
 
 #[derive(Clone, Copy)]
-struct Ranked {
+pub(crate) struct Ranked {
     rank: f64,
-    choice: Choice,
+    pub(crate) index: usize,
 }
 
 impl<'a> Ranking<'a> {
@@ -41,8 +41,9 @@ impl<'a> Ranking<'a> {
         self.top.is_empty()
     }
 
-    pub(crate) fn first(&self) -> Option<&Choice> {
-        self.top.first().map(|ranked| &ranked.choice)
+    /// The best one's place in the snapshot.
+    pub(crate) fn first(&self) -> Option<usize> {
+        self.top.first().map(|ranked| ranked.index)
     }
 
     /// Notes the tier's score, and tells whether the candidate can be in the
@@ -57,13 +58,13 @@ impl<'a> Ranking<'a> {
             || !beaten(self.top.last())
     }
 
-    pub(crate) fn offer(&mut self, rank: f64, choice: Choice, candidate: &CandidateState) {
+    pub(crate) fn offer(&mut self, rank: f64, index: usize, candidate: &CandidateState) {
         let tier = candidate.tier as usize;
-        let ranked = Ranked { rank, choice };
+        let ranked = Ranked { rank, index };
         if self.best[tier].is_none_or(|best| self.beats(&ranked, &best)) {
             self.best[tier] = Some(ranked);
         }
-        let same = |other: &Ranked| other.choice.candidate(self.snapshot).node == candidate.node;
+        let same = |other: &Ranked| self.candidate(other).node == candidate.node;
         let twin = self.top.iter().position(same);
         if let Some(twin) = twin.filter(|_| candidate.tier != Tier::Cloud) {
             if !self.beats(&ranked, &self.top[twin]) {
@@ -83,7 +84,7 @@ impl<'a> Ranking<'a> {
             return a.rank > b.rank;
         }
         let here = |ranked: &Ranked| {
-            let region = ranked.choice.candidate(self.snapshot).region.as_ref();
+            let region = self.candidate(ranked).region.as_ref();
             self.question.zone.is_some() && region == self.question.zone
         };
         let (a_here, b_here) = (here(a), here(b));
@@ -96,7 +97,7 @@ impl<'a> Ranking<'a> {
     /// A candidate's lot in a tie: drawn from its names and the seed, so that
     /// its place in the snapshot does not matter.
     fn lot(&self, ranked: &Ranked) -> u64 {
-        let candidate = ranked.choice.candidate(self.snapshot);
+        let candidate = self.candidate(ranked);
         let names = [candidate.node.as_str(), candidate.model.id.as_str()];
         let mut lot = self.question.seed ^ 0xcbf2_9ce4_8422_2325;
         for byte in names.into_iter().flat_map(str::bytes) {
@@ -105,37 +106,41 @@ impl<'a> Ranking<'a> {
         mix(lot)
     }
 
+    fn candidate(&self, ranked: &Ranked) -> &CandidateState {
+        &self.snapshot.candidates[ranked.index]
+    }
+
     /// The best, at most `length` of them, with the best of every tier among
     /// them as far as they reach: a tier's trouble may be common to its nodes.
-    /// The first two of a tie are two draws among it, and the one that would
-    /// be done sooner goes first: the power of two choices.
-    pub(crate) fn into_choices(mut self, length: usize) -> Choices {
-        self.top.truncate(length);
-        if let (Some(&a), Some(&b)) = (self.top.get(0), self.top.get(1)) {
-            let tier = |ranked: &Ranked| ranked.choice.candidate(self.snapshot).tier;
-            let (one, two) = (&a.choice.estimate, &b.choice.estimate);
-            if a.rank == b.rank && tier(&a) == tier(&b) && two.total_ms < one.total_ms {
-                self.top.swap(0, 1);
-            }
-        }
-        let of_tier = |tier: usize, ranked: &Ranked| {
-            ranked.choice.candidate(self.snapshot).tier as usize == tier
-        };
+    /// `whole` works each out again. The first two of a tie are two draws
+    /// among it, and the one that would be done sooner goes first: the power
+    /// of two choices.
+    pub(crate) fn choices(&self, length: usize, whole: impl Fn(usize) -> Choice) -> Choices {
+        let mut top = self.top;
+        top.truncate(length);
+        let of_tier =
+            |tier: usize, ranked: &Ranked| self.candidate(ranked).tier as usize == tier;
         let mut missing: Few<Ranked, 3> = Few::new();
         for tier in 0..3 {
-            let known = self.top.iter().any(|ranked| of_tier(tier, ranked));
+            let known = top.iter().any(|ranked| of_tier(tier, ranked));
             if let Some(best) = self.best[tier].filter(|_| !known) {
                 let ahead = missing.iter().filter(|m| m.rank >= best.rank).count();
                 missing.insert(ahead, best);
             }
         }
-        if self.top.len() == length {
+        if top.len() == length {
             let stay = length.saturating_sub(missing.len()).max(1);
-            self.top.truncate(stay);
+            top.truncate(stay);
         }
         let mut choices = Choices::new();
-        for ranked in self.top.iter().chain(missing.iter()).take(length) {
-            choices.push(ranked.choice);
+        for ranked in top.iter().chain(missing.iter()).take(length) {
+            choices.push(whole(ranked.index));
+        }
+        if let (Some(a), Some(b)) = (top.get(0), top.get(1)) {
+            let same = a.rank == b.rank && self.candidate(a).tier == self.candidate(b).tier;
+            if same && choices[1].estimate.total_ms < choices[0].estimate.total_ms {
+                choices.swap(0, 1);
+            }
         }
         choices
     }

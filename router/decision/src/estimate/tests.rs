@@ -32,7 +32,7 @@ fn a_free_slot_means_no_wait_and_a_queue_means_its_length() {
     assert!((full - idle - 200.0).abs() < 1.0, "{full}");
     let queued = of(&busy(10, 6), 0);
     assert!((queued.first_token_ms - idle - 200.0 - 1_500.0).abs() < 1.0);
-    assert!(queued.first_token_p99_ms > queued.first_token_sure_ms - 1e-9);
+    assert!(queued.first_token_p99_ms > queued.first_token_sure_ms - 1e-3);
     assert!(queued.first_token_p99_ms > 1.5 * queued.first_token_ms);
 }
 
