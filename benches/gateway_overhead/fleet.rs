@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, ErrorClass, Fleet, Infer, InferError, ModelOffer, NodeId, Outlook,
-    Snapshot,
+    BreakerState, CandidateState, ErrorClass, Fleet, Infer, InferError, ModelOffer, NodeId,
+    Outlook, Snapshot,
 };
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 

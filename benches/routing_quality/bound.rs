@@ -118,7 +118,10 @@ impl Problem {
         let mut pools: Vec<Pool> = Vec::new();
         for (node, (kind, number)) in fleet.nodes().enumerate() {
             let owner = fleet.kinds[kind].owned.then_some(number as u32);
-            match pools.iter_mut().find(|p| p.kind == kind && p.owner == owner) {
+            match pools
+                .iter_mut()
+                .find(|p| p.kind == kind && p.owner == owner)
+            {
                 Some(pool) => pool.nodes.push(node),
                 None => pools.push(Pool {
                     kind,
@@ -132,7 +135,9 @@ impl Problem {
         let horizon = end.min(last + 600_000_000);
         let bin = (horizon / MOST_BINS as u64).max(500_000);
         let bins = (horizon / bin + 2) as usize;
-        let slots = pools.iter().map(|pool| capacity(fleet, pool, plan, bin, bins));
+        let slots = pools
+            .iter()
+            .map(|pool| capacity(fleet, pool, plan, bin, bins));
         let slots = slots.collect();
         let ways = jobs.iter().enumerate().map(|(at, job)| {
             let of_pool = pools.iter().enumerate();
@@ -198,7 +203,9 @@ impl Problem {
             }
             for (slots, prices) in self.slots.iter().zip(&prices) {
                 let parts = slots.iter().zip(prices);
-                value += parts.map(|(slots, price)| slots * price * bin_s).sum::<f64>();
+                value += parts
+                    .map(|(slots, price)| slots * price * bin_s)
+                    .sum::<f64>();
             }
             if value < best.worth {
                 best.worth = value;
@@ -219,7 +226,8 @@ impl Problem {
                 let most = slots.iter().copied().fold(1.0, f64::max);
                 for ((price, used), slots) in prices.iter_mut().zip(used).zip(slots) {
                     let change = ((used - slots) / most).clamp(-1.0, 1.0);
-                    *price = (*price + stride * change * (additive * scale + factor * *price)).max(0.0);
+                    *price =
+                        (*price + stride * change * (additive * scale + factor * *price)).max(0.0);
                 }
             }
         }
@@ -263,8 +271,8 @@ impl Problem {
             // Edges were left out: between two tried ones the price falls at
             // most by what the dearest skipped bins cost.
             let skipped = bin * (every - 1);
-            let most = self.value(sums, way.latest + way.took + skipped)
-                - self.value(sums, way.earliest);
+            let most =
+                self.value(sums, way.latest + way.took + skipped) - self.value(sums, way.earliest);
             let dearest = most / (way.latest + way.took + skipped - way.earliest) as f64;
             best.0 = (best.0 - dearest * skipped as f64).max(0.0);
         }
@@ -358,7 +366,9 @@ fn way(
     let (read, took) = ((read_ms * 1e3) as u64, ((read_ms + write_ms) * 1e3) as u64);
     let earliest = job.at + half;
     let latest = job.due_first.checked_sub(read + half)?;
-    let latest = latest.min(job.due_end.checked_sub(took + half)?).min(horizon);
+    let latest = latest
+        .min(job.due_end.checked_sub(took + half)?)
+        .min(horizon);
     if latest < earliest {
         return None;
     }
@@ -373,12 +383,17 @@ fn way(
             // Charged at its end, which is early enough for either price only
             // around the change: the lower one bounds it.
             if latest + took >= *when {
-                by = if earliest + took >= *when { changed } else { changed.min(1.0) };
+                by = if earliest + took >= *when {
+                    changed
+                } else {
+                    changed.min(1.0)
+                };
             }
         }
     }
     let (input, output) = kind.prices();
-    let usd = input.as_dollars() * f64::from(job.prompt) + output.as_dollars() * f64::from(job.output);
+    let usd =
+        input.as_dollars() * f64::from(job.prompt) + output.as_dollars() * f64::from(job.output);
     Some(Way {
         pool,
         earliest,

@@ -24,7 +24,10 @@ impl Due {
     pub(crate) fn of(&self, prompt: u32) -> (f64, f64) {
         let long = self.first_token_ms_per_1k_prompt * f64::from(prompt) / 1e3;
         let first = self.first_token_ms + long;
-        (first, first + self.ms_per_token * f64::from(self.max_tokens))
+        (
+            first,
+            first + self.ms_per_token * f64::from(self.max_tokens),
+        )
     }
 }
 
@@ -78,7 +81,10 @@ impl Kind {
     /// end, at its usual speed.
     pub(crate) fn service_ms(&self, cold: u32, output: u32) -> (f64, f64) {
         let read = self.base_ms + f64::from(cold) * 1e3 / self.prefill_tok_s;
-        (read, f64::from(output.saturating_sub(1)) * 1e3 / self.decode_tok_s)
+        (
+            read,
+            f64::from(output.saturating_sub(1)) * 1e3 / self.decode_tok_s,
+        )
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -88,7 +94,10 @@ impl Kind {
         };
         let amount = |key: &str, value: f64| match (0.0..1e9).contains(&value) {
             true => Ok(()),
-            false => bail!("node `{}`: `{key}` is {value}; allowed: 0 to 1e9", self.name),
+            false => bail!(
+                "node `{}`: `{key}` is {value}; allowed: 0 to 1e9",
+                self.name
+            ),
         };
         if self.tier.parse::<Tier>().is_err() {
             let (name, tier) = (&self.name, &self.tier);
@@ -107,7 +116,11 @@ impl Kind {
         amount("noise", self.noise)?;
         amount("load_ms", self.load_ms)?;
         if !(0.0..=1.0).contains(&self.quality) {
-            bail!("node `{}`: `quality` is {}; allowed: 0 to 1", self.name, self.quality);
+            bail!(
+                "node `{}`: `quality` is {}; allowed: 0 to 1",
+                self.name,
+                self.quality
+            );
         }
         Ok(())
     }

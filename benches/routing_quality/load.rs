@@ -31,7 +31,11 @@ pub(crate) struct Job {
 /// the user asks for.
 pub(crate) fn capacity(fleet: &Fleet, asked: &[Asked]) -> f64 {
     let users: BTreeSet<_> = asked.iter().filter_map(|one| one.user).collect();
-    let users = if users.is_empty() { USERS as usize } else { users.len() };
+    let users = if users.is_empty() {
+        USERS as usize
+    } else {
+        users.len()
+    };
     let nodes: Vec<(f64, f64)> = fleet
         .kinds
         .iter()
@@ -47,8 +51,16 @@ pub(crate) fn capacity(fleet: &Fleet, asked: &[Asked]) -> f64 {
             }
             let rate = f64::from(kind.slots) * able / total_s.max(1e-9);
             let able = able / asked.len().max(1) as f64;
-            let share = if kind.owned { able / users as f64 } else { able };
-            let count = if kind.owned { kind.count.min(users) } else { kind.count };
+            let share = if kind.owned {
+                able / users as f64
+            } else {
+                able
+            };
+            let count = if kind.owned {
+                kind.count.min(users)
+            } else {
+                kind.count
+            };
             std::iter::repeat_n((rate, share), count)
         })
         .collect();
@@ -56,7 +68,10 @@ pub(crate) fn capacity(fleet: &Fleet, asked: &[Asked]) -> f64 {
     let (mut low, mut high) = (0.0, nodes.iter().map(|(rate, _)| rate).sum::<f64>());
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        let taken: f64 = nodes.iter().map(|(rate, share)| rate.min(middle * share)).sum();
+        let taken: f64 = nodes
+            .iter()
+            .map(|(rate, share)| rate.min(middle * share))
+            .sum();
         if taken >= middle {
             low = middle;
         } else {
@@ -88,7 +103,11 @@ pub(crate) fn jobs(
             let bytes = f64::from(one.prompt) * BYTES_PER_TOKEN;
             let upload = network.map_or(0, |network| network.upload_us(sent, bytes));
             let (first_ms, end_ms) = fleet.deadline.of(one.prompt);
-            let hit = one.blocks.iter().take_while(|block| seen.contains(*block)).count();
+            let hit = one
+                .blocks
+                .iter()
+                .take_while(|block| seen.contains(*block))
+                .count();
             let ceiling = (hit as u32 * BLOCK_TOKENS).min(one.prompt - 1);
             seen.extend(one.blocks.iter().copied());
             Job {

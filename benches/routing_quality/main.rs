@@ -26,6 +26,7 @@ use trace::Source;
 
 mod bound;
 #[path = "../common/cli.rs"]
+#[expect(dead_code, reason = "its JSON line has more keys here")]
 mod cli;
 mod fleet;
 mod load;
@@ -37,6 +38,7 @@ mod scenario;
 mod server;
 mod sim;
 #[path = "../common/stats.rs"]
+#[expect(dead_code, reason = "its figures are means here")]
 mod stats;
 mod strategy;
 mod trace;
@@ -75,6 +77,9 @@ struct Arguments {
     /// Arrivals as a share of what the fleet can do of this trace.
     #[arg(long, default_value_t = 0.8)]
     load: f64,
+    /// Writes the first run's decisions there, for `tiermesh route replay`.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// The most requests of a run.
     #[arg(long, default_value_t = 20_000)]
     requests: usize,
@@ -87,7 +92,10 @@ fn main() -> anyhow::Result<()> {
         arguments.seeds = arguments.seeds.min(2);
     }
     if !(arguments.load > 0.0 && arguments.load <= 10.0) {
-        bail!("`--load` is {}; allowed: above 0, at most 10", arguments.load);
+        bail!(
+            "`--load` is {}; allowed: above 0, at most 10",
+            arguments.load
+        );
     }
     if arguments.seeds == 0 || arguments.requests == 0 {
         bail!("`--seeds` and `--requests` are at least 1");
@@ -125,7 +133,9 @@ impl Setting {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("the policies {}", path.display()))?;
-                Policies::builtin().extended(&text).context("the policies")?
+                Policies::builtin()
+                    .extended(&text)
+                    .context("the policies")?
             }
             None => Policies::parse(POLICY).context("the policies")?,
         };
@@ -135,7 +145,11 @@ impl Setting {
                 Some(path) => Source::open(path)?,
                 None => Source::Synthetic,
             },
-            network: arguments.network.as_deref().map(Network::open).transpose()?,
+            network: arguments
+                .network
+                .as_deref()
+                .map(Network::open)
+                .transpose()?,
             policy: policies.require(policies.default_name())?.clone(),
         })
     }
@@ -152,7 +166,10 @@ impl Setting {
         let plan = arguments.scenario.plan(&self.fleet, span);
         let ceiling: u64 = jobs.iter().map(|job| u64::from(job.ceiling)).sum();
         let users = jobs.iter().map(|job| job.user).max().unwrap_or(0) + 1;
-        let ours = Ours::new(&self.fleet, &self.policy, users, seed)?;
+        let mut ours = Ours::new(&self.fleet, &self.policy, users, seed)?;
+        if let Some(path) = arguments.record.as_ref().filter(|_| seed == arguments.seed) {
+            ours.record(path)?;
+        }
         let done = Sim::new(&self.fleet, &jobs, plan.clone(), ours, seed).run();
         let calibration = done.strategy.calibration();
         let mut measured = measure(&jobs, &done, ceiling);

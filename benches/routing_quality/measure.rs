@@ -28,7 +28,10 @@ impl Table {
     fn samples(&self, who: &str, name: &str) -> Vec<f64> {
         let runs = self.0.iter().filter(|(known, _)| *known == who);
         let figures = runs.flat_map(|(_, runs)| runs.iter().flatten());
-        figures.filter(|(known, _)| *known == name).map(|(_, value)| *value).collect()
+        figures
+            .filter(|(known, _)| *known == name)
+            .map(|(_, value)| *value)
+            .collect()
     }
 
     fn names(&self, who: &str) -> Vec<&'static str> {
@@ -68,7 +71,14 @@ impl Table {
     pub(crate) fn print(&self) {
         say(&format!(
             "{:<18} {:>15} {:>17} {:>8} {:>9} {:>9} {:>8} {:>7} {:>16}",
-            "", "in time %", "$ / 1k in time", "refused", "p50 ms", "p99 ms", "J each", "prefix",
+            "",
+            "in time %",
+            "$ / 1k in time",
+            "refused",
+            "p50 ms",
+            "p99 ms",
+            "J each",
+            "prefix",
             "device/mec/cloud"
         ));
         for (who, _) in &self.0 {

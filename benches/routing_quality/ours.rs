@@ -5,12 +5,17 @@ use crate::fleet::{Fleet, Kind};
 use crate::rng::mix;
 use crate::strategy::{Ask, Known, Strategy};
 use crate::trace::BLOCK_TOKENS;
+use anyhow::Context as _;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use tiermesh_core::{
     CapacityReport, Content, Context, Deadline, Destination, ModelId, ModelOffer, NodeId,
     RawRequest, Region, RequestMeta, Task, Time, Usd, UserId,
 };
+use tiermesh_decision::record::Recorder;
 use tiermesh_decision::state::{Joined, Lengths, Opened, StreamId, Tracker};
 use tiermesh_decision::{Choice, Policy, Question, Warm, decide};
 
@@ -36,6 +41,7 @@ pub(crate) struct Ours<'a> {
     /// The choice of the request that is being placed.
     picked: Option<(Choice, u32, u32)>,
     user_of: BTreeMap<usize, u32>,
+    log: Option<(Recorder, BufWriter<File>)>,
 }
 
 fn offer(kind: &Kind) -> anyhow::Result<ModelOffer> {
@@ -109,12 +115,21 @@ impl<'a> Ours<'a> {
             warm: Vec::new(),
             picked: None,
             user_of: BTreeMap::new(),
+            log: None,
             places,
         };
         for node in 0..ours.places.len() {
             ours.joined(node, Time::ZERO);
         }
         Ok(ours)
+    }
+
+    /// Writes every decision from now on.
+    pub(crate) fn record(&mut self, path: &Path) -> anyhow::Result<()> {
+        let file = File::create(path)
+            .with_context(|| format!("the log of decisions {}", path.display()))?;
+        self.log = Some((Recorder::default(), BufWriter::new(file)));
+        Ok(())
     }
 
     /// Answers, observed over predicted first-token time, and the share that
@@ -161,7 +176,17 @@ impl Strategy for Ours<'_> {
             now: ask.now,
             seed: mix(self.seed ^ ask.id as u64),
         };
-        let plan = decide(&question, &snapshot).ok()?;
+        let decided = decide(&question, &snapshot);
+        if let Some((recorder, file)) = &mut self.log {
+            let outcome = decided.as_ref();
+            let outcome = outcome.map_err(|none| none.constraint.map(|by| by.code()));
+            let lines = recorder.decision(&question, &snapshot, outcome);
+            // A full disk ends the log, not the simulation.
+            if file.write_all(lines.as_bytes()).is_err() {
+                self.log = None;
+            }
+        }
+        let plan = decided.ok()?;
         let chosen = plan.choices.iter().find_map(|choice| {
             let node = *self.by_id.get(&choice.candidate(&snapshot).node)?;
             (!ask.refused.contains(&node)).then_some((*choice, node))
@@ -186,7 +211,8 @@ impl Strategy for Ours<'_> {
         };
         self.user_of.insert(ask.id, ask.user);
         let prompt = (ask.blocks, BLOCK_TOKENS);
-        self.tracker.opened(StreamId(ask.id as u64), &opened, prompt, ask.now);
+        self.tracker
+            .opened(StreamId(ask.id as u64), &opened, prompt, ask.now);
     }
 
     fn first_token(&mut self, job: usize, _node: usize, _took_ms: f64, now: Time) {

@@ -70,7 +70,10 @@ impl Server {
 
     /// A stream ended.
     pub(crate) fn end(&mut self, job: usize, attempt: u32) {
-        let found = self.running.iter().position(|h| h.job == job && h.attempt == attempt);
+        let found = self
+            .running
+            .iter()
+            .position(|h| h.job == job && h.attempt == attempt);
         if let Some(at) = found {
             let held = self.running.swap_remove(at);
             self.kv_used -= held.kv;
@@ -138,7 +141,8 @@ impl Cache {
         }
         if self.order.len() > 4 * self.most + 4_096 {
             let stamps = &self.stamps;
-            self.order.retain(|(block, stamp)| stamps.get(block) == Some(stamp));
+            self.order
+                .retain(|(block, stamp)| stamps.get(block) == Some(stamp));
         }
         hit as u32
     }

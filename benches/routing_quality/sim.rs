@@ -25,16 +25,44 @@ const MOST_TRIES: u32 = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive(usize),
-    AtNode { node: usize, job: usize, attempt: u32 },
-    Begin { node: usize },
-    First { node: usize, job: usize, attempt: u32 },
-    End { node: usize, job: usize, attempt: u32 },
-    SeeFirst { node: usize, job: usize, attempt: u32 },
-    SeeEnd { job: usize, attempt: u32 },
-    SeeRefusal { node: usize, job: usize, attempt: u32 },
+    AtNode {
+        node: usize,
+        job: usize,
+        attempt: u32,
+    },
+    Begin {
+        node: usize,
+    },
+    First {
+        node: usize,
+        job: usize,
+        attempt: u32,
+    },
+    End {
+        node: usize,
+        job: usize,
+        attempt: u32,
+    },
+    SeeFirst {
+        node: usize,
+        job: usize,
+        attempt: u32,
+    },
+    SeeEnd {
+        job: usize,
+        attempt: u32,
+    },
+    SeeRefusal {
+        node: usize,
+        job: usize,
+        attempt: u32,
+    },
     Tick,
     Happens(usize),
-    Known { node: usize, there: bool },
+    Known {
+        node: usize,
+        there: bool,
+    },
 }
 
 /// What became of a job.
@@ -291,7 +319,10 @@ impl<'a, S: Strategy> Sim<'a, S> {
             user: asked.user,
             blocks: &asked.blocks,
             now: Time::from_us(self.now),
-            due_first: fate.first.is_none().then_some(Time::from_us(asked.due_first)),
+            due_first: fate
+                .first
+                .is_none()
+                .then_some(Time::from_us(asked.due_first)),
             due_end: Time::from_us(asked.due_end),
             max_tokens: self.fleet.deadline.max_tokens,
             refused: &fate.refused_by,

@@ -122,9 +122,9 @@ impl Fixed {
             let (input, output) = nodes[node].prices;
             input * f64::from(ask.prompt) + output * 200.0
         };
-        let slack = ask.due_first.map_or(f64::INFINITY, |due| {
-            due.since(ask.now).as_secs_f64() * 1e3
-        });
+        let slack = ask
+            .due_first
+            .map_or(f64::INFINITY, |due| due.since(ask.now).as_secs_f64() * 1e3);
         let sooner = |a: &usize, b: &usize| first_ms(*a).total_cmp(&first_ms(*b));
         let in_time = able.iter().copied().filter(|node| first_ms(*node) <= slack);
         in_time
@@ -176,6 +176,10 @@ impl Strategy for Fixed {
 
     fn first_token(&mut self, _job: usize, node: usize, took_ms: f64, _now: Time) {
         let old = &mut self.ewma[node];
-        *old = if *old == 0.0 { took_ms } else { *old + EWMA * (took_ms - *old) };
+        *old = if *old == 0.0 {
+            took_ms
+        } else {
+            *old + EWMA * (took_ms - *old)
+        };
     }
 }

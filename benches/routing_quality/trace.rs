@@ -87,22 +87,40 @@ fn azure(text: &str) -> anyhow::Result<Vec<Asked>> {
         })
     };
     let lines = text.lines().enumerate().skip(1);
-    lines.filter(|(_, line)| !line.trim().is_empty()).map(row).collect()
+    lines
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(row)
+        .collect()
 }
 
 /// Microseconds of a `YYYY-MM-DD HH:MM:SS.fraction`, from any fixed origin.
 fn clock_us(stamp: &str) -> anyhow::Result<u64> {
-    let (date, time) = stamp.trim().split_once([' ', 'T']).context("no time in the stamp")?;
+    let (date, time) = stamp
+        .trim()
+        .split_once([' ', 'T'])
+        .context("no time in the stamp")?;
     let mut date = date.split('-').map(str::parse::<u64>);
-    let mut part = || date.next().context("no date in the stamp")?.context("a date");
+    let mut part = || {
+        date.next()
+            .context("no date in the stamp")?
+            .context("a date")
+    };
     let (year, month, day) = (part()?, part()?, part()?);
     // Days of a civil date since March of year 0.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
     let mut hms = time.trim_end_matches(['Z', 'z']).split(':');
     let mut part = || hms.next().context("no time in the stamp");
     let (hour, minute) = (part()?.parse::<u64>()?, part()?.parse::<u64>()?);
-    let second = part()?.split('+').next().unwrap_or_default().parse::<f64>()?;
+    let second = part()?
+        .split('+')
+        .next()
+        .unwrap_or_default()
+        .parse::<f64>()?;
     Ok((days * 86_400 + hour * 3_600 + minute * 60) * 1_000_000 + (second * 1e6) as u64)
 }
 
@@ -126,7 +144,10 @@ fn mooncake(text: &str) -> anyhow::Result<Vec<Asked>> {
         })
     };
     let lines = text.lines().enumerate();
-    lines.filter(|(_, line)| !line.trim().is_empty()).map(row).collect()
+    lines
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(row)
+        .collect()
 }
 
 /// Conversations: Poisson arrivals, log-normal lengths, and half of the

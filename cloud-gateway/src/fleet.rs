@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_bedrock::BedrockCloud;
-use tiermesh_core::{BreakerState, Outlook, CandidateState, Clock, Fleet, Infer, NodeId, Snapshot, Tier};
+use tiermesh_core::{
+    BreakerState, CandidateState, Clock, Fleet, Infer, NodeId, Outlook, Snapshot, Tier,
+};
 use tiermesh_link::session::NodeHello;
 use tiermesh_link::{LinkedNode, NodeTable, OfferSource};
 use tiermesh_proto::{link, v1};

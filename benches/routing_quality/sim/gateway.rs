@@ -45,7 +45,8 @@ impl<S: Strategy> Sim<'_, S> {
             return;
         }
         let output = self.jobs[job].output;
-        self.strategy.closed(job, Some(output), Time::from_us(self.now));
+        self.strategy
+            .closed(job, Some(output), Time::from_us(self.now));
         if let Some(node) = self.fates[job].node {
             self.known[node].open = self.known[node].open.saturating_sub(1);
         }
@@ -72,7 +73,11 @@ impl<S: Strategy> Sim<'_, S> {
             let rest = self.jobs[job].output - fate.written.min(self.jobs[job].output);
             let since = self.now.saturating_sub(begun + read) as f64;
             let share = (since / write.max(1) as f64).clamp(0.0, 1.0);
-            let came = if fate.first.is_some() { (share * f64::from(rest)) as u32 } else { 0 };
+            let came = if fate.first.is_some() {
+                (share * f64::from(rest)) as u32
+            } else {
+                0
+            };
             fate.written = (fate.written + came).min(self.jobs[job].output - 1);
             self.charge(node, self.jobs[job].prompt, came);
         }

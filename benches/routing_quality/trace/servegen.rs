@@ -55,7 +55,9 @@ impl Clients {
 
     /// The lengths lie beside the clients, as `…_lengths.jsonl.gz`.
     pub(crate) fn read(path: &Path, text: &str) -> anyhow::Result<Self> {
-        let beside = path.to_string_lossy().replace("_clients.csv", "_lengths.jsonl.gz");
+        let beside = path
+            .to_string_lossy()
+            .replace("_clients.csv", "_lengths.jsonl.gz");
         let file = std::fs::File::open(&beside).with_context(|| format!("the lengths {beside}"))?;
         let mut lines = String::new();
         flate2::read::GzDecoder::new(file)
@@ -66,7 +68,10 @@ impl Clients {
             let line: Line = serde_json::from_str(line).context("a line of the lengths")?;
             for (start, window) in line.windows {
                 let start = start.parse::<f64>().context("a window of the lengths")? as u64;
-                let both = (histogram(&window.input_tokens)?, histogram(&window.output_tokens)?);
+                let both = (
+                    histogram(&window.input_tokens)?,
+                    histogram(&window.output_tokens)?,
+                );
                 lengths.insert((line.client, start), both);
             }
         }
@@ -75,7 +80,8 @@ impl Clients {
             let parts: Vec<_> = line.split(',').collect();
             let number = |place: usize| -> anyhow::Result<f64> {
                 let part = parts.get(place).copied().unwrap_or_default();
-                part.parse().with_context(|| format!("line {}: `{line}`", at + 1))
+                part.parse()
+                    .with_context(|| format!("line {}: `{line}`", at + 1))
             };
             let per_s = number(2)?;
             if per_s > 0.0 {
@@ -156,7 +162,10 @@ fn histogram(text: &str) -> anyhow::Result<Histogram> {
     for pair in inner.split(',').filter(|pair| !pair.trim().is_empty()) {
         let (tokens, share) = pair.split_once(':').context("a histogram's entry")?;
         sum += share.trim().parse::<f64>().context("a histogram's share")?;
-        steps.push((sum, tokens.trim().parse::<f64>().context("a length")? as u32));
+        steps.push((
+            sum,
+            tokens.trim().parse::<f64>().context("a length")? as u32,
+        ));
     }
     Ok(steps)
 }

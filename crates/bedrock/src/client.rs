@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::privacy::{self, Destination};
 use tiermesh_core::{
-    BreakerState, Outlook, CandidateState, CapacityReport, Clock, Context, ErrorClass, EventStream, Infer,
-    InferError, InferFuture, ModelOffer, NodeId, Refusal, Region, Request, Sealed, Task, Tier,
+    BreakerState, CandidateState, CapacityReport, Clock, Context, ErrorClass, EventStream, Infer,
+    InferError, InferFuture, ModelOffer, NodeId, Outlook, Refusal, Region, Request, Sealed, Task,
+    Tier,
 };
 use tokio::sync::Semaphore;
 

@@ -5,7 +5,9 @@ use crate::capacity::{busy_share, capacity};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tiermesh_core::{BreakerState, Outlook, CandidateState, Destination, Fleet, Infer, NodeId, Snapshot};
+use tiermesh_core::{
+    BreakerState, CandidateState, Destination, Fleet, Infer, NodeId, Outlook, Snapshot,
+};
 use tiermesh_engine::LocalInfer;
 use tiermesh_link::Upstream;
 

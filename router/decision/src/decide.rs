@@ -220,9 +220,7 @@ impl<'a> Round<'a> {
         };
         let may_be_late = || {
             !self.limits.strict
-                || (policy.least_chance < policy.sure
-                    && self.limits.first_token_binds
-                    && hopeful())
+                || (policy.least_chance < policy.sure && self.limits.first_token_binds && hopeful())
         };
         let is_late = self.on_time.is_empty() && may_be_late();
         let ranking = if is_late { &self.late } else { &self.on_time };

@@ -65,9 +65,9 @@ impl Estimate {
         let warm = warm_tokens.min(prompt.saturating_sub(LEAST_PROMPT));
         let cold = prompt - warm;
         let outlook = &candidate.outlook;
-        let loading = outlook
-            .ready_at
-            .map_or(0.0, |at| at.as_us().saturating_sub(now.as_us()) as f64 / 1e3);
+        let loading = outlook.ready_at.map_or(0.0, |at| {
+            at.as_us().saturating_sub(now.as_us()) as f64 / 1e3
+        });
         let fixed_ms = f64::from(candidate.rtt_ms) + loading;
         let ahead = if outlook.slots > 0 {
             Ahead::learnt(outlook, f64::from(cold) * 1e3 / prefill_tok_s)

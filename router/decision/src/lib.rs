@@ -13,6 +13,7 @@
 //!
 //! [`Snapshot`]: tiermesh_core::Snapshot
 
+pub mod analysis;
 pub mod constraint;
 mod decide;
 mod estimate;

@@ -118,8 +118,7 @@ impl<'a> Ranking<'a> {
     pub(crate) fn choices(&self, length: usize, whole: impl Fn(usize) -> Choice) -> Choices {
         let mut top = self.top;
         top.truncate(length);
-        let of_tier =
-            |tier: usize, ranked: &Ranked| self.candidate(ranked).tier as usize == tier;
+        let of_tier = |tier: usize, ranked: &Ranked| self.candidate(ranked).tier as usize == tier;
         let mut missing: Few<Ranked, 3> = Few::new();
         for tier in 0..3 {
             let known = top.iter().any(|ranked| of_tier(tier, ranked));

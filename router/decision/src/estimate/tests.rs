@@ -57,7 +57,12 @@ fn an_old_report_is_doubted() {
 
 #[test]
 fn normal_quantiles_are_the_textbooks() {
-    for (share, z) in [(0.5, 0.0), (0.975, 1.959_964), (0.99, P99_Z), (0.01, -P99_Z)] {
+    for (share, z) in [
+        (0.5, 0.0),
+        (0.975, 1.959_964),
+        (0.99, P99_Z),
+        (0.01, -P99_Z),
+    ] {
         assert!((normal_quantile(share) - z).abs() < 1e-5, "{share}");
     }
 }

@@ -1,8 +1,8 @@
 //! The TOML form of policies, and its checks.
 
 use super::{
-    DeadlineRule, Hedge, MAX_POLICIES, MAX_POLICY_DEADLINE_MS, Policies, Policy, PolicyError, Preference,
-    Weights,
+    DeadlineRule, Hedge, MAX_POLICIES, MAX_POLICY_DEADLINE_MS, Policies, Policy, PolicyError,
+    Preference, Weights,
 };
 use crate::plan::MAX_FALLBACKS;
 use serde::Deserialize;

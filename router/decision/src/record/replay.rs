@@ -89,7 +89,12 @@ pub struct Side {
 }
 
 impl Side {
-    fn add(&mut self, limits: &crate::Limits, plan: Option<(&Plan, &Snapshot)>, now: tiermesh_core::Time) {
+    fn add(
+        &mut self,
+        limits: &crate::Limits,
+        plan: Option<(&Plan, &Snapshot)>,
+        now: tiermesh_core::Time,
+    ) {
         self.kept_private += u64::from(limits.privacy <= Privacy::Edge);
         let Some((plan, snapshot)) = plan else {
             self.refused += 1;
@@ -101,9 +106,8 @@ impl Side {
         self.left_the_edge += u64::from(tier == Tier::Cloud);
         self.usd += choice.estimate.likely_cost.as_dollars();
         let left = limits.deadline.first_token_remaining(now);
-        let in_time = left.is_none_or(|left| {
-            choice.estimate.first_token_ms <= left.as_secs_f64() * 1e3
-        });
+        let in_time =
+            left.is_none_or(|left| choice.estimate.first_token_ms <= left.as_secs_f64() * 1e3);
         self.in_time += u64::from(in_time);
     }
 }
@@ -113,11 +117,7 @@ impl Side {
 ///
 /// # Errors
 /// The first line that is none, with its number.
-pub fn replay(
-    log: impl BufRead,
-    old: &Policies,
-    new: &Policies,
-) -> Result<Compared, ReplayError> {
+pub fn replay(log: impl BufRead, old: &Policies, new: &Policies) -> Result<Compared, ReplayError> {
     let mut compared = Compared::default();
     let mut placed: BTreeMap<usize, CandidateState> = BTreeMap::new();
     let mut snapshot = Snapshot::default();

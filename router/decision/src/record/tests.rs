@@ -13,7 +13,10 @@ fn log() -> String {
         candidate(Tier::Cloud, "region", 80.0),
     ]);
     let mut log = String::new();
-    for (step, name) in ["interactive", "gaming", "healthcare", "batch"].into_iter().enumerate() {
+    for (step, name) in ["interactive", "gaming", "healthcare", "batch"]
+        .into_iter()
+        .enumerate()
+    {
         let mut case = Case::new(policy(name));
         case.meta = meta(|r| {
             r.policy = name.into();
@@ -27,7 +30,9 @@ fn log() -> String {
             world.candidates.remove(3);
         }
         let plan = decide(&case.question(), &world);
-        let plan = plan.as_ref().map_err(|none| none.constraint.map(|c| c.code()));
+        let plan = plan
+            .as_ref()
+            .map_err(|none| none.constraint.map(|c| c.code()));
         log += &recorder.decision(&case.question(), &world, plan);
         // A second one at the same point: its candidates are not repeated.
         log += &recorder.decision(&case.question(), &world, plan);
@@ -44,7 +49,10 @@ fn log() -> String {
 #[test]
 fn a_log_replays_bit_for_bit_and_holds_each_report_once() {
     let log = log();
-    let states: Vec<_> = log.lines().filter(|l| l.contains("\"kind\":\"state\"")).collect();
+    let states: Vec<_> = log
+        .lines()
+        .filter(|l| l.contains("\"kind\":\"state\""))
+        .collect();
     assert_eq!(states.len(), 4);
     let policies = Policies::builtin();
     let same = replay(log.as_bytes(), &policies, &policies).unwrap();
@@ -76,7 +84,10 @@ fn a_log_that_is_none_says_which_line() {
     let broken = format!("{log}{{\"kind\":\"other\"}}\n");
     let error = replay(broken.as_bytes(), &policies, &policies).unwrap_err();
     let last = broken.lines().count();
-    assert!(error.to_string().contains(&format!("line {last}")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("line {last}")),
+        "{error}"
+    );
     let headless: String = log.lines().skip(1).collect::<Vec<_>>().join("\n");
     let error = replay(headless.as_bytes(), &policies, &policies).unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");

@@ -97,7 +97,9 @@ impl PrefixIndex {
             }
             let clock = &mut self.nodes[node as usize].0;
             let holders = self.blocks.entry(*block).or_default();
-            let known = holders.iter().position(|h| h.is_some_and(|h| h.node == node));
+            let known = holders
+                .iter()
+                .position(|h| h.is_some_and(|h| h.node == node));
             match known {
                 Some(at) => {
                     holders[..=at].rotate_right(1);

@@ -205,7 +205,10 @@ fn nodes_come_and_go_and_the_others_keep_their_place() {
     let marked: Vec<_> = marked.map(|c| c.node.as_str()).collect();
     assert_eq!(marked.len(), 3, "{marked:?}");
     assert_eq!(snapshot.candidates.len(), 200 - 67 + 2);
-    assert_eq!(snapshot.candidates.iter().count(), snapshot.candidates.len());
+    assert_eq!(
+        snapshot.candidates.iter().count(),
+        snapshot.candidates.len()
+    );
 }
 
 #[test]
@@ -241,5 +244,8 @@ fn lengths_are_learnt_by_policy_and_by_user() {
     assert_eq!(lengths.expect(&policy, &bob).unwrap().likely, 10);
     let cy = UserId::new("cy").unwrap();
     let other = lengths.expect(&policy, &cy).unwrap();
-    assert!((40..70).contains(&other.likely) && other.high >= 100, "{other:?}");
+    assert!(
+        (40..70).contains(&other.likely) && other.high >= 100,
+        "{other:?}"
+    );
 }

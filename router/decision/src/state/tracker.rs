@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, CapacityReport, Destination, ModelId, ModelOffer,
-    NodeId, Outlook, Snapshot, Time,
+    BreakerState, CandidateState, CapacityReport, Destination, ModelId, ModelOffer, NodeId,
+    Outlook, Snapshot, Time,
 };
 
 /// Streams that are followed; beyond, a stream teaches nothing.
@@ -334,13 +334,7 @@ impl Tracker {
     }
 
     /// A stream was sent off. `prompt` are the digests of its blocks, if known.
-    pub fn opened(
-        &mut self,
-        stream: StreamId,
-        opened: &Opened,
-        prompt: (&[u64], u32),
-        now: Time,
-    ) {
+    pub fn opened(&mut self, stream: StreamId, opened: &Opened, prompt: (&[u64], u32), now: Time) {
         let Some(candidate) = self.snapshot.candidates.get(opened.index) else {
             return;
         };
@@ -516,7 +510,8 @@ impl Model {
         // streams end one after another as if each moment were the first.
         let alone = 0.5 * (1.0 + spread);
         let share = 1.0 / f64::from(slots.max(1));
-        let rest = self.answering.mean_or(ENOUGH, UNKNOWN_ANSWER_MS) * (share * alone + (1.0 - share));
+        let rest =
+            self.answering.mean_or(ENOUGH, UNKNOWN_ANSWER_MS) * (share * alone + (1.0 - share));
         let waiting_each = match of_node.waiting {
             0 => 0.0,
             _ => of_node.waiting_ms,

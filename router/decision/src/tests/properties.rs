@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, Destination, NodeId, Outlook, PermitScope, Privacy, Region, Snapshot,
-    Tier, UserId, Via, privacy,
+    BreakerState, CandidateState, Destination, NodeId, Outlook, PermitScope, Privacy, Region,
+    Snapshot, Tier, UserId, Via, privacy,
 };
 
 fn number() -> impl Strategy<Value = f32> {

@@ -4,8 +4,8 @@ use crate::{NoCandidate, Plan, Policies, Policy, Question, decide};
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, Outlook, CandidateState, Content, Context, ModelId, ModelOffer, ModelState, NodeId,
-    PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time, Usd, UserId,
+    BreakerState, CandidateState, Content, Context, ModelId, ModelOffer, ModelState, NodeId,
+    Outlook, PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time, Usd, UserId,
 };
 
 pub(crate) const NOW: Time = Time::from_us(5_000_000);

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, Outlook, CandidateState, Clock, Content, Context, DecisionSummary, Destination, Done,
+    BreakerState, CandidateState, Clock, Content, Context, DecisionSummary, Destination, Done,
     ErrorClass, Event, EventStream, FinishReason, Fleet, Infer, InferError, InferFuture, ModelId,
-    ModelOffer, ModelState, NodeId, Privacy, RawRequest, Refusal, Request, Sealed, Snapshot, Task,
-    Tier, Time, Token, Usage, Usd, UserId,
+    ModelOffer, ModelState, NodeId, Outlook, Privacy, RawRequest, Refusal, Request, Sealed,
+    Snapshot, Task, Tier, Time, Token, Usage, Usd, UserId,
 };
 use tiermesh_decision::Policies;
 
