@@ -147,7 +147,7 @@ impl<'a> Round<'a> {
                 *owner = owner.saturating_add(others);
                 continue;
             }
-            let drawn = (seen + draw) % every == 0;
+            let drawn = (seen + draw).is_multiple_of(every);
             seen += 1;
             // A tier is never left out for a draw.
             let tier = chunk.items().first().map_or(0, |c| c.tier as usize);

@@ -232,7 +232,7 @@ pub(crate) fn normal_quantile(share: f64) -> f64 {
     const TAIL: f64 = 0.024_25;
     let poly = |terms: &[f64], x: f64| terms.iter().fold(0.0, |sum, term| sum * x + term);
     let share = share.clamp(1e-9, 1.0 - 1e-9);
-    if share < TAIL || share > 1.0 - TAIL {
+    if !(TAIL..=1.0 - TAIL).contains(&share) {
         let tail = share.min(1.0 - share);
         let q = (-2.0 * libm::log(tail)).sqrt();
         let z = poly(&C, q) / (poly(&D, q) * q + 1.0);
