@@ -1,9 +1,12 @@
-//! `tiermesh route explain`: where a request would go, and why.
+//! `tiermesh route`: where a request would go and why, and what other policies
+//! would have changed.
 
 use crate::client::{DoorArgs, RequestArgs, explain, inference, tier_name};
 use crate::out;
 use serde_json::json;
 use tiermesh_proto::v1;
+
+mod replay;
 
 /// Arguments of `tiermesh route`.
 #[derive(Debug, clap::Args)]
@@ -16,6 +19,8 @@ pub(crate) struct Args {
 enum Command {
     /// Show the decision for a request without running it.
     Explain(ExplainArgs),
+    /// Make a log's decisions again under other policies, and show what changes.
+    Replay(replay::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -38,7 +43,10 @@ struct ExplainArgs {
 /// # Errors
 /// What the door said instead of explaining.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let Command::Explain(args) = args.command;
+    let args = match args.command {
+        Command::Explain(args) => args,
+        Command::Replay(args) => return replay::run(&args),
+    };
     let mut client = inference(&args.door.endpoint).await?;
     let decision = client
         .explain(v1::InferRequest::from(args.request))

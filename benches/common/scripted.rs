@@ -104,7 +104,9 @@ impl Scripted {
                 decode_tok_s: 100.0,
                 first_token_ms: 10.0,
                 first_token_p99_ms: 20.0,
+                ..ModelState::default()
             },
+            outlook: tiermesh_core::Outlook::default(),
             rtt_ms: 0.0,
             credits_free: 100_000,
             load: 0.0,
@@ -128,7 +130,7 @@ impl Fleet for Scripted {
         Snapshot {
             epoch: 1,
             sequence: 1,
-            candidates: self.candidates.clone(),
+            candidates: self.candidates.clone().into(),
         }
     }
 

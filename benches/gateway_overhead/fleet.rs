@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiermesh_core::{
     BreakerState, CandidateState, ErrorClass, Fleet, Infer, InferError, ModelOffer, NodeId,
-    Snapshot,
+    Outlook, Snapshot,
 };
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 
@@ -43,6 +43,7 @@ impl Fleet for Alone {
             battery_percent: None,
             report_age: Duration::ZERO,
             breaker: BreakerState::Closed,
+            outlook: Outlook::default(),
         };
         Snapshot {
             epoch: 1,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_bedrock::{BedrockCloud, BedrockConfig, CredentialSource, Wiring};
 use tiermesh_core::{Clock, Destination, MonotonicClock, Tier, UserId};
-use tiermesh_daemon::{DRAIN, epoch, policies};
+use tiermesh_daemon::{DRAIN, PolicyWatch, epoch, policies, watch_policies};
 use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, TicketSigner, door_config, gateway_config};
 use tiermesh_link::{GatewayLink, GatewayLinkOptions, NodeTable, Upward};
@@ -25,6 +25,8 @@ pub struct Gateway {
     listener: TcpListener,
     endpoint: String,
     link: GatewayLink,
+    /// Reloads the policies as long as this serves.
+    _reload: Option<PolicyWatch>,
 }
 
 /// Connects the cloud tier, opens the link's port and builds the door on
@@ -60,6 +62,11 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         clock: clock.clone(),
         options: Options::default(),
     }));
+    let reload = config.policies.clone().map(|file| {
+        let dispatcher = dispatcher.clone();
+        let put = move |policies| dispatcher.set_policies(policies);
+        watch_policies(file, default_policy.clone(), put)
+    });
     let rules = Arc::new(Rules {
         dispatcher: dispatcher.clone(),
         table: table.clone(),
@@ -105,6 +112,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         listener,
         endpoint,
         link,
+        _reload: reload,
     })
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_bedrock::BedrockCloud;
-use tiermesh_core::{BreakerState, CandidateState, Clock, Fleet, Infer, NodeId, Snapshot, Tier};
+use tiermesh_core::{
+    BreakerState, CandidateState, Clock, Fleet, Infer, NodeId, Outlook, Snapshot, Tier,
+};
 use tiermesh_link::session::NodeHello;
 use tiermesh_link::{LinkedNode, NodeTable, OfferSource};
 use tiermesh_proto::{link, v1};
@@ -33,7 +35,7 @@ impl Fleet for GatewayFleet {
         Snapshot {
             epoch,
             sequence,
-            candidates,
+            candidates: candidates.into(),
         }
     }
 
@@ -66,6 +68,7 @@ fn candidates_of(node: &LinkedNode, age: Duration) -> Vec<CandidateState> {
             battery_percent: report.battery_percent,
             report_age: age,
             breaker: BreakerState::Closed,
+            outlook: Outlook::default(),
         })
         .collect()
 }
@@ -77,8 +80,9 @@ impl OfferSource for GatewayFleet {
         let mut offered: Vec<_> = self
             .snapshot()
             .candidates
-            .into_iter()
+            .iter()
             .filter(|candidate| candidate.tier != Tier::Device && candidate.node != asking.node)
+            .cloned()
             .collect();
         offered.sort_by(|a, b| {
             let key = |c: &CandidateState| c.rtt_ms + c.state.first_token_ms;

@@ -232,8 +232,14 @@ impl Shared {
     }
 
     /// When requests of a policy are asked of two nodes at once.
-    fn hedge_rule(&self, _policy: &Policy) -> &HedgeRule {
-        &self.options.hedge
+    fn hedge_rule(&self, policy: &Policy) -> HedgeRule {
+        match &policy.hedge {
+            Some(hedge) if hedge.enabled => HedgeRule {
+                always: true,
+                after: hedge.after,
+            },
+            _ => self.options.hedge.clone(),
+        }
     }
 
     /// Refuses content that may not even be on this machine: it should have

@@ -215,3 +215,71 @@ async fn certificates_are_private_and_never_overwritten() {
     let nobody = run(&["ca", "issue", "spiffe://tiermesh/oops", "--dir", &folder]).await;
     assert!(!nobody.status.success());
 }
+
+/// A log of one decision, as a router records it.
+fn recorded() -> String {
+    use tiermesh_core::{Content, Context, NodeId, RawRequest, Snapshot, Time};
+    use tiermesh_decision::record::Recorder;
+    use tiermesh_decision::{Policies, Question, decide};
+    let policies = Policies::builtin();
+    let raw = RawRequest {
+        request_id: "r-1".into(),
+        user_id: "ann".into(),
+        policy: "gaming".into(),
+        content: Some(Content::Prompt("hello".into())),
+        ..RawRequest::default()
+    };
+    let meta = raw.validate().unwrap().meta;
+    let own = NodeId::new("gateway").unwrap();
+    let question = Question {
+        meta: &meta,
+        context: &Context::default(),
+        policy: policies.require(&meta.policy).unwrap(),
+        own: &own,
+        zone: None,
+        answer: None,
+        warm: &[],
+        now: Time::from_us(1),
+        seed: 1,
+    };
+    let nobody = Snapshot::default();
+    let decided = decide(&question, &nobody);
+    let decided = decided
+        .as_ref()
+        .map_err(|none| none.constraint.map(|by| by.code()));
+    Recorder::default().decision(&question, &nobody, decided)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn route_replay_makes_a_log_again_and_names_a_broken_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("decisions.jsonl").display().to_string();
+    let policy = folder.path().join("new.toml").display().to_string();
+    std::fs::write(&log, recorded()).unwrap();
+    std::fs::write(&policy, "default = \"batch\"\n").unwrap();
+    let arguments = [
+        "route",
+        "replay",
+        "--decisions",
+        &log,
+        "--policy",
+        &policy,
+        "--json",
+    ];
+    let ended = run(&arguments).await;
+    assert!(ended.status.success(), "{}", text(&ended.stderr));
+    let said: serde_json::Value = serde_json::from_str(text(&ended.stdout).trim()).unwrap();
+    assert_eq!(
+        (&said["decisions"], &said["reproduced"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(said["before"]["refused"], 1);
+    std::fs::write(&log, recorded() + "nonsense\n").unwrap();
+    let ended = run(&arguments).await;
+    assert!(!ended.status.success());
+    assert!(
+        text(&ended.stderr).contains("line 3"),
+        "{}",
+        text(&ended.stderr)
+    );
+}

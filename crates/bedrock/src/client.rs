@@ -17,7 +17,8 @@ use std::time::Duration;
 use tiermesh_core::privacy::{self, Destination};
 use tiermesh_core::{
     BreakerState, CandidateState, CapacityReport, Clock, Context, ErrorClass, EventStream, Infer,
-    InferError, InferFuture, ModelOffer, NodeId, Refusal, Region, Request, Sealed, Task, Tier,
+    InferError, InferFuture, ModelOffer, NodeId, Outlook, Refusal, Region, Request, Sealed, Task,
+    Tier,
 };
 use tokio::sync::Semaphore;
 
@@ -196,6 +197,7 @@ impl BedrockCloud {
                 battery_percent: None,
                 report_age: Duration::ZERO,
                 breaker: BreakerState::Closed,
+                outlook: Outlook::default(),
             })
             .collect()
     }

@@ -1,10 +1,12 @@
 //! What nodes offer and how they are doing.
 
+use crate::candidates::Candidates;
 use crate::id::{ModelDigest, ModelId, NodeId, NumericsId, Region, UserId};
 use crate::money::Usd;
 use crate::privacy::Destination;
 use crate::request::Task;
 use crate::tier::Tier;
+use crate::time::Time;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +134,39 @@ pub struct CapacityReport {
     pub models: Vec<ModelState>,
 }
 
+/// What was learnt of a model on a node from its answers so far, and what is
+/// under way there. All zero where nothing was learnt: then the node's own
+/// report is all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Outlook {
+    /// When the last report came, where the candidate outlives its report;
+    /// `report_age` then is its age on arrival.
+    pub reported_at: Option<Time>,
+    /// Streams it works on at once; 0 when not known, and then nothing below
+    /// counts but `ready_at` and `samples`.
+    pub slots: u32,
+    /// Streams open there, as far as known.
+    pub open: u32,
+    /// How many of them have no first token yet.
+    pub waiting: u32,
+    /// Milliseconds of one slot that those will take.
+    pub waiting_ms: f32,
+    /// Milliseconds that a running stream still takes, on average.
+    pub running_ms: f32,
+    /// Variance of a stream's time over the square of its mean.
+    pub spread: f32,
+    /// Milliseconds to the first token of an empty prompt when idle.
+    pub base_ms: f32,
+    /// Observed over predicted time from slot to first token; 0 is not known.
+    pub ratio: f32,
+    /// The standard deviation of that ratio.
+    pub ratio_sd: f32,
+    /// Not before then: its model is being loaded, or it has gone silent.
+    pub ready_at: Option<Time>,
+    /// Answers learnt from, fading.
+    pub samples: f32,
+}
+
 /// How a breaker would treat the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
@@ -175,9 +210,23 @@ pub struct CandidateState {
     pub report_age: Duration,
     /// The breaker in front of it.
     pub breaker: BreakerState,
+    /// What was learnt of it here.
+    pub outlook: Outlook,
 }
 
 impl CandidateState {
+    /// How old the report behind this is, in microseconds.
+    #[must_use]
+    #[inline]
+    pub fn age_us(&self, now: Time) -> u64 {
+        let on_arrival = self.report_age;
+        let whole = on_arrival.as_secs().saturating_mul(1_000_000);
+        let on_arrival = whole.saturating_add(u64::from(on_arrival.subsec_micros()));
+        let since = self.outlook.reported_at;
+        let since = since.map_or(0, |at| now.as_us().saturating_sub(at.as_us()));
+        on_arrival.saturating_add(since)
+    }
+
     /// Whom a permit for this candidate names.
     #[must_use]
     pub fn destination(&self) -> Destination {
@@ -198,5 +247,5 @@ pub struct Snapshot {
     /// The last report applied.
     pub sequence: u64,
     /// Every node's every model.
-    pub candidates: Vec<CandidateState>,
+    pub candidates: Candidates,
 }

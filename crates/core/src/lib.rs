@@ -5,6 +5,7 @@
 //! content is [`Sealed`]: it opens only with a [`Permit`], which only
 //! [`privacy::permit`] constructs, for that request and one destination.
 
+pub mod candidates;
 pub mod capacity;
 pub mod error;
 pub mod event;
@@ -17,8 +18,9 @@ pub mod tier;
 pub mod time;
 pub mod traits;
 
+pub use candidates::Candidates;
 pub use capacity::{
-    BreakerState, CandidateState, CapacityReport, EngineCapacity, ModelOffer, ModelState,
+    BreakerState, CandidateState, CapacityReport, EngineCapacity, ModelOffer, ModelState, Outlook,
     PRIORITY_CLASSES, Residency, Snapshot,
 };
 pub use error::{ErrorClass, InferError, Refusal};

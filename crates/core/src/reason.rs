@@ -5,7 +5,7 @@ use crate::tier::Tier;
 
 /// One reason. The first group removes a candidate; the second explains the
 /// score of one that stayed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reason {
     /// Privacy forbids the candidate's tier, or that of its transit.
     PrivacyForbids {
@@ -106,6 +106,13 @@ pub enum Reason {
         /// 0 to 100, before its weight.
         points: f32,
     },
+    /// Points for having the beginning of the prompt at hand.
+    Affinity {
+        /// 0 to 100, before its weight.
+        points: f32,
+    },
+    /// It was taken to learn about it: the policy gives a share to that.
+    Explored,
     /// An earlier choice failed, and this is the next.
     FailedOver,
 }
@@ -136,6 +143,8 @@ impl Reason {
             Self::Load { .. } => "load",
             Self::Energy { .. } => "energy",
             Self::Preference { .. } => "preference",
+            Self::Affinity { .. } => "affinity",
+            Self::Explored => "explored",
             Self::FailedOver => "failed_over",
         }
     }
@@ -151,6 +160,8 @@ impl Reason {
                 | Self::Load { .. }
                 | Self::Energy { .. }
                 | Self::Preference { .. }
+                | Self::Affinity { .. }
+                | Self::Explored
                 | Self::FailedOver
         )
     }
@@ -171,6 +182,7 @@ impl Reason {
             | Self::Quality { points }
             | Self::Load { points }
             | Self::Energy { points }
+            | Self::Affinity { points }
             | Self::Preference { points } => f64::from(*points),
             _ => return None,
         })

@@ -12,7 +12,7 @@ pub use announce::{Announcement, announce, show};
 pub use args::{DaemonArgs, configured};
 pub use config::{ConfigError, check, load, print};
 pub use listen::{ListenError, TlsPaths, bind_tcp, require_tls_off_loopback};
-pub use routing::{PoliciesError, epoch, policies};
+pub use routing::{PoliciesError, PolicyWatch, epoch, policies, watch_policies};
 pub use signal::{StopReason, stop_requested};
 
 /// How long a daemon lets open streams finish when it is told to stop.

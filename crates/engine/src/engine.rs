@@ -204,6 +204,20 @@ impl Engine {
         Some(&self.models.slots()[index].defaults)
     }
 
+    /// The tokens of what another model said, in this one's vocabulary; none
+    /// while it is not in memory.
+    #[must_use]
+    pub fn encode_said(
+        &self,
+        id: &ModelId,
+        text: &str,
+    ) -> Option<Result<Vec<u32>, crate::tokenizer::EncodeError>> {
+        match self.models.hot(self.models.find(id)?)? {
+            Loaded::Decoder(model) => Some(model.encode_said(text)),
+            Loaded::Encoder(_) => None,
+        }
+    }
+
     /// Brings a model into memory ahead of its first request, if it fits
     /// beside those that are there. Tells whether it does.
     pub fn preload(&self, id: &ModelId) -> bool {

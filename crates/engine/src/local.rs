@@ -122,16 +122,16 @@ impl LocalInfer {
         if !said.is_prefill() {
             return Ok(said.emitted_ids);
         }
-        let mut models = self.engine.models().iter();
-        let model = models.find(|model| model.info().id == *id);
-        let model = model.ok_or_else(|| broken("the model of the plan is not in memory"))?;
-        model.encode_said(&said.text).map_err(|error| {
+        let refused = |reason: String| {
             InferError::new(
                 ErrorClass::NotFound,
                 "CONTINUATION_NOT_SERVED",
-                format!("model `{id}` cannot go on from this text: {error}"),
+                format!("model `{id}` cannot go on from this text: {reason}"),
             )
-        })
+        };
+        let encoded = self.engine.encode_said(id, &said.text);
+        let encoded = encoded.ok_or_else(|| refused("it is not in memory".to_owned()))?;
+        encoded.map_err(|error| refused(error.to_string()))
     }
 
     /// What was asked for, and the model's own where nothing was.

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tiermesh_core::{Clock, Destination, MonotonicClock, Usd, UserId};
-use tiermesh_daemon::{DRAIN, epoch, policies};
+use tiermesh_daemon::{DRAIN, PolicyWatch, epoch, policies, watch_policies};
 use tiermesh_engine::{
     Engine, EngineOptions, KernelChoice, LoadOptions, LocalInfer, ModelSource, PrefixSharing,
     Prices, Quantization,
@@ -33,6 +33,8 @@ pub struct Node {
     endpoint: String,
     engine: Arc<Engine>,
     link: Option<NodeLink>,
+    /// Reloads the policies as long as this serves.
+    _reload: Option<PolicyWatch>,
 }
 
 /// Loads the models, starts the engine and the link, and builds the door on
@@ -92,6 +94,11 @@ pub fn build(config: &NodeConfig, role: Role, listener: TcpListener) -> anyhow::
         clock: clock.clone(),
         options: Options::default(),
     }));
+    let reload = config.policies.clone().map(|file| {
+        let dispatcher = dispatcher.clone();
+        let put = move |policies| dispatcher.set_policies(policies);
+        watch_policies(file, default_policy.clone(), put)
+    });
     let mut options = DoorOptions::new(
         own.node.clone(),
         own.tier,
@@ -134,6 +141,7 @@ pub fn build(config: &NodeConfig, role: Role, listener: TcpListener) -> anyhow::
         endpoint,
         engine,
         link,
+        _reload: reload,
     })
 }
 

@@ -5,7 +5,9 @@ use crate::capacity::{busy_share, capacity};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tiermesh_core::{BreakerState, CandidateState, Destination, Fleet, Infer, NodeId, Snapshot};
+use tiermesh_core::{
+    BreakerState, CandidateState, Destination, Fleet, Infer, NodeId, Outlook, Snapshot,
+};
 use tiermesh_engine::LocalInfer;
 use tiermesh_link::Upstream;
 
@@ -40,6 +42,7 @@ impl NodeFleet {
             battery_percent: self.battery_percent,
             report_age: Duration::ZERO,
             breaker: BreakerState::Closed,
+            outlook: Outlook::default(),
         })
     }
 
@@ -66,6 +69,7 @@ impl NodeFleet {
             battery_percent: None,
             report_age: Duration::ZERO,
             breaker: BreakerState::Closed,
+            outlook: Outlook::default(),
         };
         status.offers.into_iter().map(candidate).collect()
     }
@@ -80,7 +84,7 @@ impl Fleet for NodeFleet {
             // The local engine's state is read, not reported: every snapshot
             // is a point of its own.
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
-            candidates,
+            candidates: candidates.into(),
         }
     }
 

@@ -185,6 +185,8 @@ fn reason(wire: &v1::Reason) -> Result<Reason, WireError> {
         "load" => Reason::Load { points },
         "energy" => Reason::Energy { points },
         "preference" => Reason::Preference { points },
+        "affinity" => Reason::Affinity { points },
+        "explored" => Reason::Explored,
         "failed_over" => Reason::FailedOver,
         other => {
             return Err(WireError::Unknown {

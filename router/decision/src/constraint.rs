@@ -7,7 +7,7 @@ use crate::limits::Limits;
 use std::time::Duration;
 use tiermesh_core::privacy::{self, Forbidden, Place};
 use tiermesh_core::traits::MAX_HOPS;
-use tiermesh_core::{BreakerState, CandidateState, Reason, Time};
+use tiermesh_core::{BreakerState, CandidateState, Outlook, Reason, Time};
 
 /// A report older than this is not trusted. Leases end before; this is the
 /// guard behind them.
@@ -130,6 +130,7 @@ pub(crate) fn check(
     question: &Question<'_>,
     limits: &Limits,
     candidate: &CandidateState,
+    index: usize,
 ) -> Result<Estimate, Reason> {
     model(question, candidate)?;
     task(question, candidate)?;
@@ -138,9 +139,10 @@ pub(crate) fn check(
     scope(question, candidate)?;
     visited(question, candidate)?;
     report(candidate)?;
-    stale(candidate)?;
+    stale(question, candidate)?;
     quality(question, candidate)?;
-    let estimate = Estimate::of(limits, question.policy, candidate);
+    let warm = question.warm_tokens(index);
+    let estimate = Estimate::of(limits, question.policy, candidate, question.now, warm);
     budget(limits, &estimate)?;
     breaker(candidate)?;
     credit(candidate)?;
@@ -252,19 +254,34 @@ fn report(candidate: &CandidateState) -> Verdict {
         && latency(state.first_token_p99_ms)
         && speed(state.prefill_tok_s)
         && speed(state.decode_tok_s)
+        && outlook(&candidate.outlook)
     {
         return Ok(());
     }
     Err(Reason::UnusableReport)
 }
 
-fn stale(candidate: &CandidateState) -> Verdict {
-    let age = candidate.report_age;
-    if age <= MAX_REPORT_AGE {
+/// What was learnt comes from what nodes did and said; neither may decide
+/// anything with a number that is none.
+fn outlook(outlook: &Outlook) -> bool {
+    let latency = |value: f32| (0.0..=MAX_LATENCY_MS * 1e3).contains(&value);
+    let factor = |value: f32| (0.0..=1e4).contains(&value);
+    outlook.slots == 0
+        || (latency(outlook.waiting_ms)
+            && latency(outlook.running_ms)
+            && latency(outlook.base_ms)
+            && factor(outlook.spread)
+            && factor(outlook.ratio)
+            && factor(outlook.ratio_sd))
+}
+
+fn stale(question: &Question<'_>, candidate: &CandidateState) -> Verdict {
+    let age_us = candidate.age_us(question.now);
+    if age_us <= MAX_REPORT_AGE.as_secs() * 1_000_000 {
         return Ok(());
     }
     Err(Reason::StaleReport {
-        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        age_ms: age_us / 1_000,
     })
 }
 
@@ -302,8 +319,9 @@ fn credit(candidate: &CandidateState) -> Verdict {
     Err(Reason::NoCredit)
 }
 
-/// Whether a candidate would be in time, where a deadline binds: its 99th
-/// percentile for the first token, the longest answer for the end.
+/// Whether a candidate would be in time, where a deadline binds: for the first
+/// token with the chance that the policy calls sure, for the end with an
+/// answer that is hardly exceeded.
 pub(crate) fn deadline(limits: &Limits, now: Time, estimate: &Estimate) -> Verdict {
     let late = |left: Option<Duration>, predicted_ms: f64| {
         let deadline_ms = left?.as_secs_f64() * 1e3;
@@ -315,7 +333,7 @@ pub(crate) fn deadline(limits: &Limits, now: Time, estimate: &Estimate) -> Verdi
     if limits.first_token_binds
         && let Some(reason) = late(
             limits.deadline.first_token.map(|at| at.since(now)),
-            estimate.first_token_p99_ms,
+            estimate.first_token_sure_ms,
         )
     {
         return Err(reason);

@@ -1,12 +1,21 @@
 //! The decision itself.
 
-use crate::constraint;
+use crate::constraint::{self, Constraint};
+use crate::estimate::Estimate;
 use crate::limits::Limits;
-use crate::plan::{Choice, MAX_FALLBACKS, Plan, Tally};
+use crate::plan::{Choice, Plan, Tally};
 use crate::policy::Policy;
+use crate::ranking::{Ranking, mix};
 use crate::refusal::NoCandidate;
 use crate::score::Scale;
-use tiermesh_core::{CandidateState, Context, NodeId, RequestMeta, Snapshot, Tier, Time};
+use tiermesh_core::candidates::Chunk;
+use tiermesh_core::{CandidateState, Context, NodeId, Region, RequestMeta, Snapshot, Time};
+
+/// Up to so many candidates, every one is looked at. Beyond, a draw of
+/// [`DRAWN_CHUNKS`] chunks stands for the rest of those that anybody may use,
+/// and only if none of them would be in time, all are.
+const ALL_UP_TO: usize = 512;
+const DRAWN_CHUNKS: usize = 4;
 
 /// What is to be decided, beside the snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -19,10 +28,43 @@ pub struct Question<'a> {
     pub policy: &'a Policy,
     /// The node that decides: its own engine is always in scope.
     pub own: &'a NodeId,
+    /// The zone that comes first among equals: the client's, where known, else
+    /// the deciding node's.
+    pub zone: Option<&'a Region>,
+    /// How long such answers have been; none when nothing was learnt.
+    pub answer: Option<Answer>,
+    /// Who has how much of the prompt at hand, where that is known.
+    pub warm: &'a [Warm],
     /// When it is decided.
     pub now: Time,
     /// Breaks ties. Draw it per request: equal seeds pick equal nodes.
     pub seed: u64,
+}
+
+/// A learnt length of an answer, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// What to expect.
+    pub likely: u32,
+    /// What is hardly exceeded.
+    pub high: u32,
+}
+
+/// A candidate that has the beginning of the prompt at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warm {
+    /// Its place in the snapshot.
+    pub index: usize,
+    /// Tokens it need not read again.
+    pub tokens: u32,
+}
+
+impl Question<'_> {
+    #[inline]
+    pub(crate) fn warm_tokens(&self, index: usize) -> u32 {
+        let found = self.warm.iter().find(|warm| warm.index == index);
+        found.map_or(0, |warm| warm.tokens)
+    }
 }
 
 /// Decides where a request goes.
@@ -35,166 +77,196 @@ pub fn decide(question: &Question<'_>, snapshot: &Snapshot) -> Result<Plan, Box<
         question.context,
         question.policy,
         question.now,
-    );
-    let mut tally = Tally::default();
+    )
+    .expecting(question.answer);
     if limits.deadline.is_over(question.now) {
         return Err(Box::new(NoCandidate::expired(snapshot)));
     }
-    let scale = Scale::new(question.policy, question.meta, &limits, question.now);
-    let mut on_time = Ranking::new(question.seed, snapshot);
-    let mut late = Ranking::new(question.seed, snapshot);
-    for (index, candidate) in snapshot.candidates.iter().enumerate() {
-        let estimate = match constraint::check(question, &limits, candidate) {
-            Ok(estimate) => estimate,
-            Err(reason) => {
-                tally.add(index, reason);
+    let mut round = Round::new(question, snapshot, &limits);
+    if snapshot.candidates.len() > ALL_UP_TO {
+        round.look_at_some();
+        if round.on_time.is_empty() {
+            round = Round::new(question, snapshot, &limits);
+            round.look_at_all();
+        }
+    } else {
+        round.look_at_all();
+    }
+    round.plan()
+}
+
+/// One pass over candidates.
+struct Round<'a> {
+    question: &'a Question<'a>,
+    snapshot: &'a Snapshot,
+    limits: &'a Limits,
+    scale: Scale<'a>,
+    /// Milliseconds to the first token's deadline, where it binds.
+    slack_ms: f64,
+    tally: Tally,
+    on_time: Ranking<'a>,
+    late: Ranking<'a>,
+}
+
+impl<'a> Round<'a> {
+    fn new(question: &'a Question<'a>, snapshot: &'a Snapshot, limits: &'a Limits) -> Self {
+        let left = limits.deadline.first_token_remaining(question.now);
+        Self {
+            question,
+            snapshot,
+            limits,
+            scale: Scale::new(question.policy, question.meta, limits, question.now),
+            slack_ms: left.map_or(f64::INFINITY, |left| left.as_secs_f64() * 1e3),
+            tally: Tally::new(),
+            on_time: Ranking::new(question, snapshot),
+            late: Ranking::new(question, snapshot),
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        for (first, chunk) in self.snapshot.candidates.chunks() {
+            self.look_at(first, chunk);
+        }
+    }
+
+    /// Devices of others are stepped over by the chunk; of the nodes that
+    /// anybody may use, chunks are drawn by the seed, and whoever has the
+    /// prompt at hand is looked at in any case.
+    fn look_at_some(&mut self) {
+        let user = &self.question.meta.user_id;
+        let candidates = &self.snapshot.candidates;
+        let usable = |chunk: &Chunk| chunk.may_serve(user);
+        let count = candidates.chunks().filter(|(_, c)| usable(c)).count();
+        let draw = mix(self.question.seed) as usize % count.max(1);
+        let every = (count / DRAWN_CHUNKS).max(1);
+        let (mut seen, mut tiers) = (0, [false; 3]);
+        for (first, chunk) in candidates.chunks() {
+            if !usable(chunk) {
+                let others = u32::try_from(chunk.items().len()).unwrap_or(u32::MAX);
+                let owner = &mut self.tally.counts[Constraint::Owner as usize];
+                *owner = owner.saturating_add(others);
                 continue;
             }
+            let drawn = (seen + draw).is_multiple_of(every);
+            seen += 1;
+            // A tier is never left out for a draw.
+            let tier = chunk.items().first().map_or(0, |c| c.tier as usize);
+            let is_new = !std::mem::replace(&mut tiers[tier], true);
+            let warm = self.question.warm.iter();
+            let is_warm = warm.clone().any(|w| w.index.wrapping_sub(first) < 64);
+            if drawn || is_new || is_warm {
+                self.look_at(first, chunk);
+            }
+        }
+    }
+
+    fn look_at(&mut self, first: usize, chunk: &Chunk) {
+        for (at, candidate) in chunk.items().iter().enumerate() {
+            self.consider(first + at, candidate);
+        }
+    }
+
+    #[inline]
+    fn consider(&mut self, index: usize, candidate: &CandidateState) {
+        let estimate = match constraint::check(self.question, self.limits, candidate, index) {
+            Ok(estimate) => estimate,
+            Err(reason) => return self.tally.add(index, reason),
         };
-        let points = scale.points(candidate, &estimate);
-        let score = scale.score(&points);
-        let choice = || Choice {
-            index,
-            estimate,
-            points,
-            score,
-        };
-        match constraint::deadline(&limits, question.now, &estimate) {
+        let score = self.scale.score(&self.scale.points(candidate, &estimate));
+        match constraint::deadline(self.limits, self.question.now, &estimate) {
             Ok(()) => {
-                if on_time.wants(score, score, candidate.tier) {
-                    on_time.offer(score, choice(), candidate);
+                if self.on_time.wants(score, score, candidate.tier) {
+                    self.on_time.offer(score, index, candidate);
                 }
             }
             Err(reason) => {
-                tally.add(index, reason);
-                let fastest = if limits.first_token_binds {
-                    -estimate.first_token_p99_ms
+                self.tally.add(index, reason);
+                let rank = if self.limits.first_token_binds {
+                    match estimate.z(self.slack_ms) {
+                        // Hopeless: only how late still counts.
+                        z if z < -4.0 => -4.0 - estimate.first_token_p99_ms,
+                        z => z,
+                    }
                 } else {
                     -estimate.total_ms
                 };
-                if late.wants(fastest, score, candidate.tier) {
-                    late.offer(fastest, choice(), candidate);
+                if self.late.wants(rank, score, candidate.tier) {
+                    self.late.offer(rank, index, candidate);
                 }
             }
         }
     }
-    let is_late = on_time.top.is_empty() && !limits.strict;
-    let ranking = if is_late { late } else { on_time };
-    if ranking.top.is_empty() {
-        return Err(Box::new(NoCandidate::new(
-            question, &limits, snapshot, tally,
-        )));
-    }
-    Ok(Plan {
-        scores: ranking.scores,
-        choices: ranking.into_choices(question.policy.fallbacks + 1),
-        removed: tally.removed,
-        counts: tally.counts,
-        late: is_late,
-    })
-}
 
-/// The best candidates so far, without two of the same node but for the
-/// cloud's, whose models fail apart.
-struct Ranking<'a> {
-    seed: u64,
-    snapshot: &'a Snapshot,
-    top: Vec<Ranked>,
-    best: [Option<Ranked>; 3],
-    scores: [f64; 3],
-}
-
-#[derive(Clone, Copy)]
-struct Ranked {
-    rank: f64,
-    choice: Choice,
-}
-
-impl<'a> Ranking<'a> {
-    const LENGTH: usize = MAX_FALLBACKS + 1;
-
-    const fn new(seed: u64, snapshot: &'a Snapshot) -> Self {
-        Self {
-            seed,
-            snapshot,
-            top: Vec::new(),
-            best: [None; 3],
-            scores: [0.0; 3],
+    /// What the ranking only kept the place of.
+    fn whole(&self, index: usize) -> Choice {
+        let candidate = &self.snapshot.candidates[index];
+        let warm = self.question.warm_tokens(index);
+        let (policy, now) = (self.question.policy, self.question.now);
+        let estimate = Estimate::of(self.limits, policy, candidate, now, warm);
+        let points = self.scale.points(candidate, &estimate);
+        Choice {
+            index,
+            estimate,
+            points,
+            score: self.scale.score(&points),
         }
     }
 
-    /// Notes the tier's score, and tells whether the candidate can be in the
-    /// plan: of a thousand, most cannot, and cost nothing more.
-    #[inline]
-    fn wants(&mut self, rank: f64, score: f64, tier: Tier) -> bool {
-        let best = &mut self.scores[tier as usize];
-        *best = best.max(score);
-        let beaten = |by: Option<&Ranked>| by.is_some_and(|by| rank < by.rank);
-        self.top.len() < Self::LENGTH
-            || !beaten(self.best[tier as usize].as_ref())
-            || !beaten(self.top.last())
-    }
-
-    fn offer(&mut self, rank: f64, choice: Choice, candidate: &CandidateState) {
-        let tier = candidate.tier as usize;
-        let ranked = Ranked { rank, choice };
-        if self.best[tier].is_none_or(|best| self.beats(&ranked, &best)) {
-            self.best[tier] = Some(ranked);
-        }
-        if candidate.tier != Tier::Cloud
-            && let Some(twin) = self
-                .top
-                .iter()
-                .position(|other| other.choice.candidate(self.snapshot).node == candidate.node)
-        {
-            if !self.beats(&ranked, &self.top[twin]) {
-                return;
-            }
-            self.top.remove(twin);
-        }
-        let place = self.top.partition_point(|other| self.beats(other, &ranked));
-        if place < Self::LENGTH {
-            self.top.truncate(Self::LENGTH - 1);
-            self.top.insert(place, ranked);
-        }
-    }
-
-    fn beats(&self, a: &Ranked, b: &Ranked) -> bool {
-        a.rank > b.rank || (a.rank == b.rank && self.lot(a) > self.lot(b))
-    }
-
-    /// A candidate's lot in a tie: drawn from its names and the seed, so that
-    /// its place in the snapshot does not matter.
-    fn lot(&self, ranked: &Ranked) -> u64 {
-        let candidate = ranked.choice.candidate(self.snapshot);
-        let names = [candidate.node.as_str(), candidate.model.id.as_str()];
-        let mut lot = self.seed ^ 0xcbf2_9ce4_8422_2325;
-        for byte in names.into_iter().flat_map(str::bytes) {
-            lot = (lot ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        // FNV's high bits mix poorly; this finish is splitmix's.
-        lot = (lot ^ (lot >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        lot ^ (lot >> 31)
-    }
-
-    /// The best, at most `length` of them, with the best of every tier among
-    /// them as far as they reach: a tier's trouble may be common to its nodes.
-    fn into_choices(mut self, length: usize) -> Vec<Choice> {
-        self.top.truncate(length);
-        let of_tier = |tier: usize, ranked: &Ranked| {
-            ranked.choice.candidate(self.snapshot).tier as usize == tier
+    fn plan(&self) -> Result<Plan, Box<NoCandidate>> {
+        let policy = self.question.policy;
+        let hopeful = || {
+            let best = self.late.first().map(|index| self.whole(index));
+            best.is_some_and(|c| c.estimate.chance(self.slack_ms) >= policy.least_chance)
         };
-        let mut missing: Vec<_> = (0..3)
-            .filter(|tier| !self.top.iter().any(|ranked| of_tier(*tier, ranked)))
-            .filter_map(|tier| self.best[tier])
-            .collect();
-        missing.sort_by(|a, b| b.rank.total_cmp(&a.rank));
-        if self.top.len() == length {
-            let stay = length.saturating_sub(missing.len()).max(1);
-            self.top.truncate(stay);
+        let may_be_late = || {
+            !self.limits.strict
+                || (policy.least_chance < policy.sure && self.limits.first_token_binds && hopeful())
+        };
+        let is_late = self.on_time.is_empty() && may_be_late();
+        let ranking = if is_late { &self.late } else { &self.on_time };
+        if ranking.is_empty() {
+            return Err(Box::new(NoCandidate::new(
+                self.question,
+                self.limits,
+                self.snapshot,
+                &self.tally,
+            )));
         }
-        self.top.extend(missing);
-        self.top.truncate(length);
-        self.top.into_iter().map(|ranked| ranked.choice).collect()
+        let mut choices = ranking.choices(policy.fallbacks + 1, |index| self.whole(index));
+        let explored = !is_late && explore(self.question, self.snapshot, &mut choices);
+        Ok(Plan {
+            scores: ranking.scores,
+            choices,
+            removed: self.tally.removed,
+            counts: self.tally.counts,
+            late: is_late,
+            explored,
+        })
     }
+}
+
+/// Puts the least known of the choices first, for the policy's share of the
+/// seeds. All of them are allowed and in time.
+fn explore(
+    question: &Question<'_>,
+    snapshot: &Snapshot,
+    choices: &mut crate::ranking::Choices,
+) -> bool {
+    let share = question.policy.explore;
+    if share <= 0.0 {
+        return false;
+    }
+    // The top 53 bits are a number below 1.
+    let lot = (mix(question.seed ^ 0x6578_706c_6f72_6521) >> 11) as f64 / (1_u64 << 53) as f64;
+    if lot >= share {
+        return false;
+    }
+    let samples = |choice: &Choice| choice.candidate(snapshot).outlook.samples;
+    let least = choices
+        .iter()
+        .enumerate()
+        .min_by(|(_, a), (_, b)| samples(a).total_cmp(&samples(b)))
+        .map_or(0, |(at, _)| at);
+    choices.swap(0, least);
+    least != 0
 }

@@ -13,20 +13,26 @@
 //!
 //! [`Snapshot`]: tiermesh_core::Snapshot
 
+pub mod analysis;
 pub mod constraint;
 mod decide;
 mod estimate;
+mod few;
 mod limits;
 mod plan;
 mod policy;
+mod ranking;
+pub mod record;
 mod refusal;
 mod score;
+pub mod state;
 
-pub use decide::{Question, decide};
+pub use decide::{Answer, Question, Warm, decide};
 pub use estimate::Estimate;
+pub use few::Few;
 pub use limits::Limits;
-pub use plan::{Choice, MAX_FALLBACKS, Plan, Removed};
-pub use policy::{DeadlineRule, Policies, Policy, PolicyError, Preference, Weights};
+pub use plan::{Choice, MAX_FALLBACKS, MAX_REMOVED, Plan, Removed};
+pub use policy::{DeadlineRule, Hedge, Policies, Policy, PolicyError, Preference, Weights};
 pub use refusal::NoCandidate;
 pub use score::Points;
 

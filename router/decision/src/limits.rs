@@ -1,6 +1,7 @@
 //! What one request demands: its own words, and its policy's where it said
 //! nothing.
 
+use crate::decide::Answer;
 use crate::policy::{DeadlineRule, Policy};
 use tiermesh_core::{Context, Deadline, Privacy, RequestMeta, Task, Time, Usd};
 
@@ -25,6 +26,9 @@ pub struct Limits {
     pub prompt_tokens: u32,
     /// The most tokens still to write; 0 for tasks that do not write.
     pub output_tokens: u32,
+    /// Tokens it will likely write, and tokens it will hardly exceed; both the
+    /// most it may write when nothing was learnt.
+    pub answer: (u32, u32),
 }
 
 impl Limits {
@@ -36,7 +40,12 @@ impl Limits {
         let from_now = |rest: Option<_>| rest.map(|rest| now + rest);
         let policy_binds = policy.deadline != DeadlineRule::Steer;
         let writes = matches!(meta.task, Task::Generate | Task::Chat);
-        let said = u32::try_from(context.continuation.emitted_ids.len()).unwrap_or(u32::MAX);
+        let said = u32::try_from(context.continuation.said()).unwrap_or(u32::MAX);
+        let output_tokens = if writes {
+            meta.sampling.max_tokens.saturating_sub(said)
+        } else {
+            0
+        };
         Self {
             privacy: meta.privacy.min(policy.privacy),
             deadline: Deadline {
@@ -52,11 +61,18 @@ impl Limits {
             strict: policy.deadline == DeadlineRule::Require,
             max_cost: meta.max_cost.or(policy.max_cost),
             prompt_tokens: meta.estimated_prompt_tokens().saturating_add(said),
-            output_tokens: if writes {
-                meta.sampling.max_tokens.saturating_sub(said)
-            } else {
-                0
-            },
+            output_tokens,
+            answer: (output_tokens, output_tokens),
         }
+    }
+
+    /// The same with a learnt length of the answer.
+    #[must_use]
+    pub(crate) fn expecting(mut self, answer: Option<Answer>) -> Self {
+        if let Some(answer) = answer {
+            let most = self.output_tokens;
+            self.answer = (answer.likely.min(most), answer.high.min(most));
+        }
+        self
     }
 }

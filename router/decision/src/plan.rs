@@ -3,6 +3,7 @@
 use crate::constraint::Constraint;
 use crate::decide::Question;
 use crate::estimate::Estimate;
+use crate::few::Few;
 use crate::score::Points;
 use std::time::Duration;
 use tiermesh_core::{
@@ -13,7 +14,7 @@ use tiermesh_core::{
 pub const MAX_FALLBACKS: usize = 4;
 /// The most removed candidates a plan remembers, and of those, the most that
 /// one constraint removed. The counts are complete.
-const MAX_REMOVED: usize = 16;
+pub const MAX_REMOVED: usize = 16;
 const MAX_REMOVED_BY_ONE: u32 = 4;
 
 /// Whom to ask, in which order. It names candidates by their place in the
@@ -21,16 +22,18 @@ const MAX_REMOVED_BY_ONE: u32 = 4;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// At least one, best first.
-    pub choices: Vec<Choice>,
+    pub choices: Few<Choice, { MAX_FALLBACKS + 1 }>,
     /// Every tier's best score, in [`Tier::ALL`]'s order.
     pub scores: [f64; 3],
     /// Some of the candidates that were removed. When [`Plan::late`] is set,
     /// the deadline's are notes: those candidates are in the plan.
-    pub removed: Vec<Removed>,
+    pub removed: Few<Removed, MAX_REMOVED>,
     /// How many candidates each constraint removed, in its order.
     pub counts: [u32; Constraint::COUNT],
     /// Nobody would be in time, and the fastest go first.
     pub late: bool,
+    /// The first choice was taken to learn about it.
+    pub explored: bool,
 }
 
 /// One place to ask.
@@ -58,7 +61,7 @@ impl Choice {
 }
 
 /// One candidate that was removed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Removed {
     /// Its place in the snapshot.
     pub index: usize,
@@ -72,7 +75,7 @@ impl Removed {
         ReasonRecord {
             node: Some(candidate.node.clone()),
             model: Some(candidate.model.id.clone()),
-            reason: self.reason.clone(),
+            reason: self.reason,
         }
     }
 }
@@ -114,6 +117,9 @@ impl Plan {
             .map(about)
             .into_iter()
             .collect();
+        if self.explored && position == 0 {
+            reasons.push(about(Reason::Explored));
+        }
         reasons.extend(self.removed.iter().map(|removed| removed.record(snapshot)));
         let fallback = |choice: &Choice| {
             let candidate = choice.candidate(snapshot);
@@ -138,7 +144,12 @@ impl Plan {
                 .collect(),
             confidence: self.confidence(position) as f32,
             reasons,
-            fallbacks: self.choices[position + 1..].iter().map(fallback).collect(),
+            fallbacks: self
+                .choices
+                .iter()
+                .skip(position + 1)
+                .map(fallback)
+                .collect(),
             first_token_ms: choice.estimate.first_token_ms as f32,
             total_ms: choice.estimate.total_ms as f32,
             cost: choice.estimate.cost,
@@ -149,15 +160,23 @@ impl Plan {
 }
 
 /// Counts who was removed by what, and remembers a few.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) counts: [u32; Constraint::COUNT],
-    pub(crate) removed: Vec<Removed>,
+    pub(crate) removed: Few<Removed, MAX_REMOVED>,
     /// The soonest that an open breaker half-opens.
     pub(crate) retry_in: Option<Duration>,
 }
 
 impl Tally {
+    pub(crate) const fn new() -> Self {
+        Self {
+            counts: [0; Constraint::COUNT],
+            removed: Few::new(),
+            retry_in: None,
+        }
+    }
+
     pub(crate) fn add(&mut self, index: usize, reason: Reason) {
         let Some(constraint) = Constraint::of(&reason) else {
             return;

@@ -112,10 +112,38 @@ pub struct Policy {
     pub device_energy_per_million: Usd,
     /// How many fallbacks a plan may have, at most [`crate::MAX_FALLBACKS`].
     pub fallbacks: usize,
+    /// A candidate is in time when the chance of it is at least this, 0.5 to
+    /// 0.999.
+    pub sure: f64,
+    /// That as a distance in standard deviations.
+    pub(crate) sure_z: f64,
+    /// Under [`DeadlineRule::Require`], nobody is asked whose chance of being
+    /// in time is below this.
+    pub least_chance: f64,
+    /// Share of the requests that go where least is known, among those that
+    /// would be in time.
+    pub explore: f64,
+    /// Asking a second node beside the first; none when absent.
+    pub hedge: Option<Hedge>,
     /// What counts how much.
     pub weights: Weights,
     /// Which tiers it likes.
     pub preference: Preference,
+}
+
+/// Asking a second node when the first is late, or at once. Read by dispatch;
+/// the decision only orders the choices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hedge {
+    /// Whether it is done at all.
+    pub enabled: bool,
+    /// The tiers that may be asked a second time.
+    pub tiers: Vec<Tier>,
+    /// The most requests that are asked twice, as a share of all, 0 to 1.
+    pub max_share: f64,
+    /// How long the first has before the second is asked; none for as long as
+    /// it predicted at its 95th percentile.
+    pub after: Option<Duration>,
 }
 
 /// What a policy's own deadlines do. A client's remove whoever would miss
@@ -146,6 +174,8 @@ pub struct Weights {
     pub energy: f64,
     /// The policy's liking for the tier.
     pub preference: f64,
+    /// Having the beginning of the prompt at hand.
+    pub affinity: f64,
 }
 
 /// Points for each tier, 0 to 100.

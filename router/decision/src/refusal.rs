@@ -39,7 +39,7 @@ impl NoCandidate {
         question: &Question<'_>,
         limits: &Limits,
         snapshot: &Snapshot,
-        tally: Tally,
+        tally: &Tally,
     ) -> Self {
         let constraint = Constraint::ALL
             .into_iter()

@@ -5,7 +5,9 @@
 use crate::estimate::Estimate;
 use crate::limits::Limits;
 use crate::policy::Policy;
-use tiermesh_core::{CandidateState, DeviceInfo, Reason, RequestMeta, Thermal, Tier, Time, Usd};
+use tiermesh_core::{
+    CandidateState, DeviceInfo, NetworkKind, Reason, RequestMeta, Thermal, Tier, Time, Usd,
+};
 
 /// The first-token time to aim at when neither client nor policy names one.
 const DEFAULT_TARGET_MS: f64 = 1_000.0;
@@ -29,6 +31,8 @@ pub struct Points {
     pub energy: f64,
     /// What the policy gives the tier.
     pub preference: f64,
+    /// The share of the prompt at hand, where the node has room.
+    pub affinity: f64,
 }
 
 /// What every candidate of one request is scored against.
@@ -58,12 +62,18 @@ impl<'a> Scale<'a> {
     #[inline]
     pub(crate) fn points(&self, candidate: &CandidateState, estimate: &Estimate) -> Points {
         Points {
-            latency: latency(estimate.first_token_ms * self.per_target),
-            cost: cost(estimate.cost + estimate.energy),
+            latency: latency(coarse(estimate.first_token_ms) * self.per_target),
+            cost: cost(estimate.likely_cost + estimate.energy),
             quality: 100.0 * f64::from(candidate.model.quality),
-            load: 100.0 * (1.0 - f64::from(candidate.load)),
+            load: 100.0 * (1.0 - coarse(f64::from(candidate.load))),
             energy: energy(candidate, &self.device),
             preference: self.policy.preference.of(candidate.tier),
+            affinity: match candidate.outlook.slots {
+                // A hot prefix must not melt its node: with no slot free, what
+                // it has at hand earns nothing but the time it really saves.
+                slots if slots > 0 && candidate.outlook.open >= slots => 0.0,
+                _ => 100.0 * estimate.warm_share,
+            },
         }
     }
 
@@ -75,12 +85,13 @@ impl<'a> Scale<'a> {
             + w.load * points.load
             + w.energy * points.energy
             + w.preference * points.preference
+            + w.affinity * points.affinity
     }
 }
 
 impl Points {
-    /// The six components as reasons.
-    pub(crate) fn reasons(&self, estimate: &Estimate) -> [Reason; 6] {
+    /// The components as reasons.
+    pub(crate) fn reasons(&self, estimate: &Estimate) -> [Reason; 7] {
         [
             Reason::Latency {
                 points: self.latency as f32,
@@ -101,6 +112,9 @@ impl Points {
             },
             Reason::Preference {
                 points: self.preference as f32,
+            },
+            Reason::Affinity {
+                points: self.affinity as f32,
             },
         ]
     }
@@ -138,6 +152,13 @@ fn log2(x: f64) -> f64 {
     exponent + fraction
 }
 
+/// A measured value with the digits that a measurement has, to about three
+/// percent: candidates that do not really differ tie, and a tie is shared out.
+/// It never rises when the value falls.
+fn coarse(value: f64) -> f64 {
+    f64::from_bits(value.to_bits() & !((1 << 47) - 1))
+}
+
 /// A device has its charge, its own or as the client told it, less what its
 /// temperature takes. Nodes on mains power have all points.
 fn energy(candidate: &CandidateState, device: &DeviceInfo) -> f64 {
@@ -145,6 +166,10 @@ fn energy(candidate: &CandidateState, device: &DeviceInfo) -> f64 {
     let battery = candidate
         .battery_percent
         .or(device.battery_percent.filter(|_| of_client));
+    if !of_client && device.network == Some(NetworkKind::Metered) {
+        // What leaves the device is paid by the byte.
+        return 50.0;
+    }
     let charge = battery.map_or(100.0, |percent| f64::from(percent.min(100)));
     match device.thermal.filter(|_| of_client) {
         Some(Thermal::Critical) => 0.0,

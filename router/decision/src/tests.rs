@@ -3,4 +3,4 @@
 mod plans;
 mod properties;
 mod table;
-mod world;
+pub(crate) mod world;

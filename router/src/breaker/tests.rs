@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use tiermesh_core::Outlook;
 use tiermesh_core::{ModelOffer, ModelState};
 
 fn candidate(tier: Tier, node: &str, model: &str) -> CandidateState {
@@ -27,6 +28,7 @@ fn candidate(tier: Tier, node: &str, model: &str) -> CandidateState {
         battery_percent: None,
         report_age: Duration::ZERO,
         breaker: BreakerState::Closed,
+        outlook: Outlook::default(),
     }
 }
 
@@ -56,7 +58,7 @@ fn five_failures_in_a_row_open_it_and_a_minute_half_opens_it() {
         "{retry_in:?}"
     );
     let mut snapshot = Snapshot {
-        candidates: vec![edge.clone(), candidate(Tier::Mec, "edge-2", "m")],
+        candidates: vec![edge.clone(), candidate(Tier::Mec, "edge-2", "m")].into(),
         ..Snapshot::default()
     };
     breakers.merge(&mut snapshot, at(0));
@@ -184,7 +186,7 @@ fn a_breaker_that_closes_lets_few_pass_at_first_and_everybody_later() {
     let first = admitted(70_001);
     assert_eq!(first.len(), 2, "as many as probes");
     let mut snapshot = Snapshot {
-        candidates: vec![edge.clone()],
+        candidates: vec![edge.clone()].into(),
         ..Snapshot::default()
     };
     breakers.merge(&mut snapshot, at(70_001));

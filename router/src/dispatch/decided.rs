@@ -4,8 +4,8 @@
 use super::Shared;
 use std::sync::Arc;
 use tiermesh_core::{
-    CandidateState, Context, DecisionSummary, ErrorClass, InferError, NodeId, Refusal, RequestMeta,
-    Snapshot, Time,
+    CandidateState, Context, DecisionSummary, Destination, ErrorClass, InferError, NodeId, Refusal,
+    RequestMeta, Snapshot, Time,
 };
 use tiermesh_decision::{Choice, Limits, Plan, Policy, Question, decide};
 
@@ -63,7 +63,7 @@ impl Decided {
         context.deadline = limits.deadline;
         shared.breakers.merge(&mut snapshot, at);
         let seed = lot(meta);
-        Self::within(own, meta, context, policy, snapshot, (at, seed))
+        Self::within(&shared.own, meta, context, policy, snapshot, (at, seed))
     }
 
     /// Decides once more, among the candidates of a fresh snapshot that `keep`
@@ -80,11 +80,11 @@ impl Decided {
         let terms = (shared.clock.now(), self.seed);
         let policy = Arc::clone(&self.policy);
         let context = self.context.clone();
-        Self::within(&shared.own.node, meta, context, policy, snapshot, terms)
+        Self::within(&shared.own, meta, context, policy, snapshot, terms)
     }
 
     fn within(
-        own: &NodeId,
+        own: &Destination,
         meta: &RequestMeta,
         context: Context,
         policy: Arc<Policy>,
@@ -96,7 +96,10 @@ impl Decided {
             meta,
             context: &context,
             policy: &policy,
-            own,
+            own: &own.node,
+            zone: own.region.as_ref(),
+            answer: None,
+            warm: &[],
             now: at,
             seed,
         };
@@ -137,6 +140,9 @@ impl Decided {
             context: &self.context,
             policy: &self.policy,
             own,
+            zone: None,
+            answer: None,
+            warm: &[],
             now: self.at,
             seed: self.seed,
         };

@@ -1,15 +1,15 @@
 //! The TOML form of policies, and its checks.
 
 use super::{
-    DeadlineRule, MAX_POLICIES, MAX_POLICY_DEADLINE_MS, Policies, Policy, PolicyError, Preference,
-    Weights,
+    DeadlineRule, Hedge, MAX_POLICIES, MAX_POLICY_DEADLINE_MS, Policies, Policy, PolicyError,
+    Preference, Weights,
 };
 use crate::plan::MAX_FALLBACKS;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{PolicyName, Privacy, Usd};
+use tiermesh_core::{PolicyName, Privacy, Tier, Usd};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,8 +36,42 @@ struct Entry {
     device_energy_usd_per_1k_tokens: f64,
     #[serde(default = "most_fallbacks")]
     fallbacks: usize,
+    #[serde(default = "nearly_always")]
+    sure: f64,
+    least_chance: Option<f64>,
+    #[serde(default)]
+    explore: f64,
+    hedge: Option<HedgeEntry>,
     weights: WeightsEntry,
     preference: PreferenceEntry,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HedgeEntry {
+    #[serde(default = "yes")]
+    enabled: bool,
+    tiers: Vec<TierName>,
+    max_share: f64,
+    after_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum TierName {
+    Device,
+    Mec,
+    Cloud,
+}
+
+impl From<TierName> for Tier {
+    fn from(name: TierName) -> Self {
+        match name {
+            TierName::Device => Self::Device,
+            TierName::Mec => Self::Mec,
+            TierName::Cloud => Self::Cloud,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -49,6 +83,8 @@ struct WeightsEntry {
     load: f64,
     energy: f64,
     preference: f64,
+    #[serde(default)]
+    affinity: f64,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +93,14 @@ struct PreferenceEntry {
     device: f64,
     mec: f64,
     cloud: f64,
+}
+
+const fn nearly_always() -> f64 {
+    0.99
+}
+
+const fn yes() -> bool {
+    true
 }
 
 const fn anywhere() -> Privacy {
@@ -125,6 +169,19 @@ impl Check<'_> {
         Err(self.refuse(key, value, format_args!("0 to {most}")))
     }
 
+    fn between(
+        &self,
+        key: &'static str,
+        value: f64,
+        least: f64,
+        most: f64,
+    ) -> Result<f64, PolicyError> {
+        if (least..=most).contains(&value) {
+            return Ok(value);
+        }
+        Err(self.refuse(key, value, format_args!("{least} to {most}")))
+    }
+
     fn duration(
         &self,
         key: &'static str,
@@ -152,13 +209,15 @@ impl Check<'_> {
             load: number("weights.load", raw.load)?,
             energy: number("weights.energy", raw.energy)?,
             preference: number("weights.preference", raw.preference)?,
+            affinity: number("weights.affinity", raw.affinity)?,
         };
         let sum = weights.latency
             + weights.cost
             + weights.quality
             + weights.load
             + weights.energy
-            + weights.preference;
+            + weights.preference
+            + weights.affinity;
         if sum <= 0.0 {
             return Err(self.refuse("weights", "all 0", "at least one over 0"));
         }
@@ -169,6 +228,21 @@ impl Check<'_> {
             load: weights.load / sum,
             energy: weights.energy / sum,
             preference: weights.preference / sum,
+            affinity: weights.affinity / sum,
+        })
+    }
+}
+
+impl HedgeEntry {
+    fn checked(self, check: &Check<'_>) -> Result<Hedge, PolicyError> {
+        if self.tiers.is_empty() {
+            return Err(check.refuse("hedge.tiers", "[]", "at least one of DEVICE, MEC, CLOUD"));
+        }
+        Ok(Hedge {
+            enabled: self.enabled,
+            tiers: self.tiers.into_iter().map(Tier::from).collect(),
+            max_share: check.between("hedge.max_share", self.max_share, 0.0, 1.0)?,
+            after: check.duration("hedge.after_ms", self.after_ms)?,
         })
     }
 }
@@ -192,6 +266,14 @@ impl Entry {
             "device_energy_usd_per_1k_tokens",
             self.device_energy_usd_per_1k_tokens * 1_000.0,
         )?;
+        let sure = check.between("sure", self.sure, 0.5, 0.999)?;
+        let least_chance = match self.least_chance {
+            Some(least) if least > sure => {
+                return Err(check.refuse("least_chance", least, "at most `sure`"));
+            }
+            Some(least) => check.between("least_chance", least, 0.0, 0.999)?,
+            None => sure,
+        };
         let points = |key, value| check.number(key, value, 100.0);
         Ok(Policy {
             name: name.clone(),
@@ -204,6 +286,11 @@ impl Entry {
                 .max_cost_usd
                 .map(|dollars| check.money("max_cost_usd", dollars))
                 .transpose()?,
+            sure,
+            sure_z: crate::estimate::normal_quantile(sure),
+            least_chance,
+            explore: check.between("explore", self.explore, 0.0, 0.5)?,
+            hedge: self.hedge.map(|hedge| hedge.checked(&check)).transpose()?,
             device_energy_per_million: energy,
             fallbacks: self.fallbacks,
             weights: check.weights(&self.weights)?,

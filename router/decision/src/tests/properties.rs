@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, Destination, NodeId, PermitScope, Privacy, Region, Snapshot,
-    Tier, UserId, Via, privacy,
+    BreakerState, CandidateState, Destination, NodeId, Outlook, PermitScope, Privacy, Region,
+    Snapshot, Tier, UserId, Via, privacy,
 };
 
 fn number() -> impl Strategy<Value = f32> {
@@ -69,6 +69,20 @@ fn any_candidate() -> impl Strategy<Value = CandidateState> {
         c.state.prefill_tok_s = numbers.2;
         c.state.decode_tok_s = numbers.3;
         c.rtt_ms = numbers.4;
+        if rest.1 % 2 == 0 {
+            c.outlook = Outlook {
+                slots: 2,
+                open: rest.0,
+                waiting: rest.0,
+                waiting_ms: numbers.1,
+                running_ms: numbers.0,
+                spread: numbers.2,
+                base_ms: numbers.3,
+                ratio: numbers.5,
+                ratio_sd: numbers.6,
+                ..Outlook::default()
+            };
+        }
         c.load = numbers.5;
         let mut model = offer(if rest.2 == 0 { "a" } else { "b" }, numbers.6, rest.3);
         model.context_tokens = rest.4;
@@ -137,6 +151,17 @@ fn usable(c: &CandidateState) -> bool {
     ]
     .iter()
     .all(|v| v.is_finite() && (0.0..1e8).contains(v))
+        && (c.outlook.slots == 0
+            || [
+                c.outlook.waiting_ms,
+                c.outlook.running_ms,
+                c.outlook.spread,
+                c.outlook.base_ms,
+                c.outlook.ratio,
+                c.outlook.ratio_sd,
+            ]
+            .iter()
+            .all(|v| v.is_finite() && *v >= 0.0))
         && (0.0..=1.0).contains(&c.load)
         && (0.0..=1.0).contains(&c.model.quality)
 }
@@ -190,6 +215,9 @@ proptest! {
         better.state.decode_tok_s = (better.state.decode_tok_s * 2.0).max(20.0);
         better.rtt_ms /= 2.0;
         better.load /= 2.0;
+        better.outlook.base_ms /= 2.0;
+        better.outlook.waiting_ms /= 2.0;
+        better.outlook.running_ms /= 2.0;
         let mut more = world.clone();
         more.candidates.push(better);
         let after = case.decide(&more).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
     BreakerState, CandidateState, Content, Context, ModelId, ModelOffer, ModelState, NodeId,
-    PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time, Usd, UserId,
+    Outlook, PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time, Usd, UserId,
 };
 
 pub(crate) const NOW: Time = Time::from_us(5_000_000);
@@ -64,6 +64,7 @@ pub(crate) fn candidate(tier: Tier, node: &str, first_token_ms: f32) -> Candidat
         battery_percent: None,
         report_age: Duration::ZERO,
         breaker: BreakerState::Closed,
+        outlook: Outlook::default(),
     }
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn snapshot(candidates: Vec<CandidateState>) -> Snapshot {
     Snapshot {
         epoch: 7,
         sequence: 11,
-        candidates,
+        candidates: candidates.into(),
     }
 }
 
@@ -107,6 +108,9 @@ impl Case {
             context: &self.context,
             policy: &self.policy,
             own: &self.own,
+            zone: None,
+            answer: None,
+            warm: &[],
             now: NOW,
             seed: self.seed,
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tiermesh_core::{
     BreakerState, CandidateState, Clock, Content, Context, DecisionSummary, Destination, Done,
     ErrorClass, Event, EventStream, FinishReason, Fleet, Infer, InferError, InferFuture,
-    ModelDigest, ModelId, ModelOffer, ModelState, NodeId, NumericsId, Privacy, RawRequest, Refusal,
-    Request, Sealed, Snapshot, Task, Tier, Time, Token, Usage, Usd, UserId,
+    ModelDigest, ModelId, ModelOffer, ModelState, NodeId, NumericsId, Outlook, Privacy, RawRequest,
+    Refusal, Request, Sealed, Snapshot, Task, Tier, Time, Token, Usage, Usd, UserId,
 };
 use tiermesh_decision::Policies;
 
@@ -203,6 +203,7 @@ pub(crate) fn candidate(tier: Tier, node: &str) -> CandidateState {
         battery_percent: None,
         report_age: Duration::ZERO,
         breaker: BreakerState::Closed,
+        outlook: Outlook::default(),
     }
 }
 
@@ -275,7 +276,7 @@ impl World {
             snapshot: Mutex::new(Snapshot {
                 epoch: 1,
                 sequence: 2,
-                candidates,
+                candidates: candidates.into(),
             }),
             nodes: nodes.clone(),
         });

@@ -1,0 +1,57 @@
+//! What a scenario does to nodes.
+
+use super::{Event, LEASE_US, Sim};
+use crate::scenario::Happens;
+use crate::strategy::Strategy;
+use tiermesh_core::{Tier, Time};
+
+impl<S: Strategy> Sim<'_, S> {
+    pub(super) fn scenario(&mut self, at: usize) {
+        match self.plan[at].1.clone() {
+            Happens::Die(nodes) => {
+                for node in nodes {
+                    self.servers[node].dead = true;
+                    self.servers[node].lose_all();
+                    let known = Event::Known { node, there: false };
+                    self.at(self.now + LEASE_US, known);
+                }
+            }
+            Happens::Return(nodes) => {
+                for node in nodes {
+                    self.servers[node].dead = false;
+                    self.at(self.now, Event::Known { node, there: true });
+                }
+            }
+            Happens::Stall(nodes, us) => {
+                for node in nodes {
+                    self.servers[node].stalled_until = self.now + us;
+                }
+            }
+            Happens::Unload(nodes) => {
+                for node in nodes {
+                    self.servers[node].lose_all();
+                    self.servers[node].cold = true;
+                    // It restarts: the gateway sees its connections end.
+                    self.learn(node, false);
+                    self.learn(node, true);
+                    let load_ms = self.fleet.kinds[self.servers[node].kind].load_ms;
+                    let loaded = self.now + (load_ms * 1e3) as u64;
+                    self.strategy.loading(node, Some(Time::from_us(loaded)));
+                }
+            }
+            Happens::Prices { cloud, edge } => {
+                for node in 0..self.known.len() {
+                    let by = match self.known[node].tier {
+                        Tier::Cloud => cloud,
+                        Tier::Mec => edge,
+                        Tier::Device => 1.0,
+                    };
+                    let (input, output) = self.known[node].prices;
+                    self.known[node].prices = (input * by, output * by);
+                    let (input, output) = self.known[node].prices;
+                    self.strategy.prices(node, input, output);
+                }
+            }
+        }
+    }
+}

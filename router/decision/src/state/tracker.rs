@@ -1,0 +1,338 @@
+//! Nodes, their models, and the streams open on them.
+
+use super::calibration::Calibration;
+use super::prefix::PrefixIndex;
+use super::sketch::{Moments, Sketch};
+use crate::decide::Warm;
+use crate::estimate::Estimate;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tiermesh_core::{
+    BreakerState, CandidateState, CapacityReport, Destination, ModelId, ModelOffer, NodeId,
+    Outlook, Snapshot, Time,
+};
+
+mod node;
+mod streams;
+
+/// Streams that are followed; beyond, a stream teaches nothing.
+const MAX_OPEN: usize = 1 << 16;
+/// With streams running and nothing heard for this long, a node is taken to
+/// have gone silent, and to stay so for as long again.
+const SILENCE: Duration = Duration::from_millis(750);
+/// How long an answer is taken to last before any was seen to its end.
+const UNKNOWN_ANSWER_MS: f64 = 3_000.0;
+/// Answers before what was learnt counts.
+const ENOUGH: f64 = 5.0;
+const HALF_LIFE: u16 = 64;
+
+/// A stream that is followed, by a number of the caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// A node that is in.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// Who and where it is.
+    pub place: Destination,
+    /// Whoever content passes through on the way.
+    pub transit: Option<Destination>,
+    /// What it offers.
+    pub models: Vec<Arc<ModelOffer>>,
+    /// Streams it works on at once, where it says so.
+    pub slots: Option<u32>,
+    /// Tokens its cache holds, where it says so.
+    pub cache_tokens: u64,
+    /// Milliseconds to the first token of an empty prompt when idle.
+    pub base_ms: f32,
+}
+
+/// A stream that was sent off.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// The candidate's place in the snapshot that was decided from.
+    pub index: usize,
+    /// What was expected of it.
+    pub estimate: Estimate,
+    /// Tokens to read, less what is at hand.
+    pub cold_tokens: u32,
+    /// Tokens it will likely write.
+    pub likely_tokens: u32,
+}
+
+struct Model {
+    index: usize,
+    id: ModelId,
+    /// Milliseconds a token of the answer.
+    per_token: Moments,
+    /// Milliseconds from first token to end.
+    answering: Moments,
+    /// Milliseconds to first tokens, as they were.
+    first_token: Sketch,
+    /// Observed over predicted, where no queue was in the way.
+    ratio: Moments,
+    calibration: Calibration,
+}
+
+struct Node {
+    number: u32,
+    models: Vec<Model>,
+    slots: u32,
+    base_ms: f32,
+    credits: u32,
+    sequence: Option<u64>,
+    open: u32,
+    waiting: u32,
+    waiting_ms: f64,
+    heard_at: Time,
+    silent: bool,
+    load: f32,
+}
+
+struct Open {
+    node: NodeId,
+    model: usize,
+    at: Time,
+    predicted_ms: f64,
+    predicted_p99_ms: f64,
+    rtt_ms: f64,
+    read_ms: f64,
+    hold_ms: f64,
+    queued: bool,
+    first_token: Option<Time>,
+}
+
+/// What is known of every node, kept as the candidates of the next snapshot.
+pub struct Tracker {
+    snapshot: Snapshot,
+    nodes: BTreeMap<NodeId, Node>,
+    by_number: Vec<Option<NodeId>>,
+    streams: BTreeMap<StreamId, Open>,
+    prefixes: PrefixIndex,
+}
+
+impl Tracker {
+    /// Nothing known. `epoch` tells this run of the process from others.
+    #[must_use]
+    pub fn new(epoch: u64) -> Self {
+        Self {
+            snapshot: Snapshot {
+                epoch,
+                ..Snapshot::default()
+            },
+            nodes: BTreeMap::new(),
+            by_number: Vec::new(),
+            streams: BTreeMap::new(),
+            prefixes: PrefixIndex::default(),
+        }
+    }
+
+    /// Everything known at this point of the log, for the price of a
+    /// reference.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// How well each node's models were predicted, in order.
+    pub fn calibration(&self) -> impl Iterator<Item = (&NodeId, &ModelId, &Calibration)> {
+        self.nodes.iter().flat_map(|(node, known)| {
+            let models = known.models.iter();
+            models.map(move |model| (node, &model.id, &model.calibration))
+        })
+    }
+
+    /// The time to a model's first token that a share of its answers kept,
+    /// lately, in milliseconds.
+    #[must_use]
+    pub fn first_token_quantile(&self, node: &NodeId, model: &ModelId, share: f64) -> Option<f64> {
+        let models = &self.nodes.get(node)?.models;
+        let model = models.iter().find(|known| &known.id == model)?;
+        model.first_token.quantile(share)
+    }
+
+    /// A node is in. One of the same name is taken over.
+    pub fn join(&mut self, joined: Joined, now: Time) {
+        self.leave(&joined.place.node);
+        let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX);
+        self.by_number.push(Some(joined.place.node.clone()));
+        self.prefixes.set_room(number, joined.cache_tokens);
+        let slots = joined.slots.unwrap_or(0);
+        let models = joined.models.into_iter().map(|offer| {
+            let id = offer.id.clone();
+            let index = self.snapshot.candidates.insert(CandidateState {
+                node: joined.place.node.clone(),
+                tier: joined.place.tier,
+                region: joined.place.region.clone(),
+                owner: joined.place.owner.clone(),
+                transit: joined.transit.clone(),
+                model: offer,
+                state: Default::default(),
+                rtt_ms: 0.0,
+                // Nothing goes there before its first report.
+                credits_free: 0,
+                load: 0.0,
+                battery_percent: None,
+                report_age: Duration::ZERO,
+                breaker: BreakerState::Closed,
+                outlook: Outlook::default(),
+            });
+            Model {
+                index,
+                id,
+                per_token: Moments::new(0.02),
+                answering: Moments::new(0.01),
+                first_token: Sketch::new(HALF_LIFE),
+                ratio: Moments::new(0.02),
+                calibration: Calibration::default(),
+            }
+        });
+        let node = Node {
+            number,
+            models: models.collect(),
+            slots,
+            base_ms: joined.base_ms,
+            credits: 0,
+            sequence: None,
+            open: 0,
+            waiting: 0,
+            waiting_ms: 0.0,
+            heard_at: now,
+            silent: false,
+            load: 0.0,
+        };
+        self.nodes.insert(joined.place.node, node);
+        self.snapshot.sequence += 1;
+    }
+
+    /// A node is gone, with what was known of it.
+    pub fn leave(&mut self, node: &NodeId) {
+        let Some(gone) = self.nodes.remove(node) else {
+            return;
+        };
+        if let Some(number) = self.by_number.get_mut(gone.number as usize) {
+            *number = None;
+        }
+        for model in &gone.models {
+            let Some(moved) = self.snapshot.candidates.swap_remove(model.index) else {
+                continue;
+            };
+            // Whoever was last of the chunk is now where the model was; a
+            // model of the same node that moved is removed next.
+            let name = self.snapshot.candidates[model.index].node.clone();
+            if let Some(other) = self.nodes.get_mut(&name) {
+                for theirs in other.models.iter_mut().filter(|m| m.index == moved) {
+                    theirs.index = model.index;
+                }
+            }
+        }
+        self.streams.retain(|_, open| &open.node != node);
+        self.snapshot.sequence += 1;
+    }
+
+    /// A node's report. One older than the last is dropped.
+    pub fn report(&mut self, node: &NodeId, report: &CapacityReport, rtt_ms: f32, now: Time) {
+        let Some(known) = self.nodes.get_mut(node) else {
+            return;
+        };
+        if known.sequence.is_some_and(|last| last >= report.sequence) {
+            return;
+        }
+        known.sequence = Some(report.sequence);
+        known.credits = report.credits;
+        known.load = report.load;
+        let outlook = known.outlook();
+        for (model, state) in known.models.iter().zip(&report.models) {
+            let outlook = model.outlook(outlook, known.slots, Some(now));
+            let (open, credits) = (known.open, known.credits);
+            let load = known.share(report.load);
+            self.snapshot.candidates.update(model.index, |candidate| {
+                let ready_at = candidate.outlook.ready_at;
+                candidate.state = *state;
+                candidate.rtt_ms = rtt_ms;
+                candidate.credits_free = credits.saturating_sub(open);
+                candidate.load = load;
+                candidate.battery_percent = report.battery_percent;
+                candidate.outlook = outlook;
+                candidate.outlook.ready_at = ready_at;
+            });
+        }
+        self.snapshot.sequence += 1;
+    }
+
+    /// A model's price or quality is another now.
+    pub fn offer(&mut self, node: &NodeId, offer: &Arc<ModelOffer>) {
+        let Some(known) = self.nodes.get(node) else {
+            return;
+        };
+        for model in known.models.iter().filter(|model| model.id == offer.id) {
+            self.snapshot
+                .candidates
+                .update(model.index, |candidate| candidate.model = offer.clone());
+        }
+        self.snapshot.sequence += 1;
+    }
+
+    /// A node's model will not answer before then.
+    pub fn ready_at(&mut self, node: &NodeId, at: Option<Time>) {
+        let Some(known) = self.nodes.get(node) else {
+            return;
+        };
+        for model in &known.models {
+            self.snapshot
+                .candidates
+                .update(model.index, |candidate| candidate.outlook.ready_at = at);
+        }
+        self.snapshot.sequence += 1;
+    }
+
+    /// A node's answers go on: tokens came.
+    pub fn heard(&mut self, node: &NodeId, now: Time) {
+        if let Some(known) = self.nodes.get_mut(node) {
+            known.heard_at = now;
+            if std::mem::take(&mut known.silent) {
+                self.ready_at(node, None);
+            }
+        }
+    }
+
+    /// Time passes: whoever should be heard and is not is noticed.
+    pub fn tick(&mut self, now: Time) {
+        let mut silent = Vec::new();
+        for (name, node) in &mut self.nodes {
+            let silence = now.since(node.heard_at);
+            if node.open > node.waiting && silence >= SILENCE {
+                node.silent = true;
+                silent.push((name.clone(), now + silence));
+            }
+        }
+        for (node, at) in silent {
+            self.ready_at(&node, Some(at));
+        }
+    }
+
+    /// A node lost its cache.
+    pub fn cold(&mut self, node: &NodeId) {
+        if let Some(known) = self.nodes.get(node) {
+            self.prefixes.forget(known.number);
+        }
+    }
+
+    /// Who has how much of a prompt at hand, by the digests of its blocks.
+    pub fn warm(&self, prompt: &[u64], block_tokens: u32, found: &mut Vec<Warm>) {
+        found.clear();
+        let mut nodes = [(0, 0); 4];
+        let count = self.prefixes.find(prompt, &mut nodes);
+        for (number, blocks) in nodes.into_iter().take(count) {
+            let name = self.by_number.get(number as usize).and_then(Option::as_ref);
+            let Some(node) = name.and_then(|name| self.nodes.get(name)) else {
+                continue;
+            };
+            found.extend(node.models.iter().map(|model| Warm {
+                index: model.index,
+                tokens: blocks.saturating_mul(block_tokens),
+            }));
+        }
+    }
+}

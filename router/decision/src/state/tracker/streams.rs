@@ -1,0 +1,138 @@
+//! What becomes of streams.
+
+use super::{ENOUGH, MAX_OPEN, Open, Opened, StreamId, Tracker};
+use tiermesh_core::{NodeId, Outlook, Time};
+
+impl Tracker {
+    /// A stream was sent off. `prompt` are the digests of its blocks, if known.
+    pub fn opened(&mut self, stream: StreamId, opened: &Opened, prompt: (&[u64], u32), now: Time) {
+        let Some(candidate) = self.snapshot.candidates.get(opened.index) else {
+            return;
+        };
+        if self.streams.len() >= MAX_OPEN {
+            return;
+        }
+        let name = candidate.node.clone();
+        let (rtt_ms, state) = (f64::from(candidate.rtt_ms), candidate.state);
+        let Some(node) = self.nodes.get_mut(&name) else {
+            return;
+        };
+        let Some(at) = node.models.iter().position(|m| m.index == opened.index) else {
+            return;
+        };
+        let prefill = f64::from(state.prefill_tok_s).max(1.0);
+        let decode = f64::from(state.decode_tok_s).max(1.0);
+        let read_ms = f64::from(node.base_ms) + f64::from(opened.cold_tokens) * 1e3 / prefill;
+        let model = &node.models[at];
+        let per_token = model.per_token.mean_or(ENOUGH, 1e3 / decode);
+        let write_ms = f64::from(opened.likely_tokens) * per_token;
+        let hold_ms = read_ms * model.ratio.mean_or(ENOUGH, 1.0) + write_ms;
+        let queued = node.slots > 0 && node.open >= node.slots;
+        if node.open == node.waiting {
+            // Nobody was heard because nobody was asked.
+            node.heard_at = now;
+        }
+        node.open += 1;
+        node.waiting += 1;
+        node.waiting_ms += hold_ms;
+        self.prefixes.record(node.number, prompt.0, prompt.1);
+        let open = Open {
+            node: name.clone(),
+            model: at,
+            at: now,
+            predicted_ms: opened.estimate.first_token_ms,
+            predicted_p99_ms: opened.estimate.first_token_p99_ms,
+            rtt_ms,
+            read_ms,
+            hold_ms,
+            queued,
+            first_token: None,
+        };
+        self.streams.insert(stream, open);
+        self.refresh(&name);
+    }
+
+    /// A stream's first token came.
+    pub fn first_token(&mut self, stream: StreamId, now: Time) {
+        let Some(open) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        if open.first_token.replace(now).is_some() {
+            return;
+        }
+        let observed_ms = now.since(open.at).as_secs_f64() * 1e3;
+        let name = open.node.clone();
+        let Some(node) = self.nodes.get_mut(&name) else {
+            return;
+        };
+        node.waiting = node.waiting.saturating_sub(1);
+        node.waiting_ms = (node.waiting_ms - open.hold_ms).max(0.0);
+        let model = &mut node.models[open.model];
+        model.first_token.record(observed_ms);
+        if !open.queued && open.read_ms > 0.0 {
+            let served_ms = (observed_ms - open.rtt_ms).max(0.0);
+            model.ratio.record((served_ms / open.read_ms).min(100.0));
+        }
+        model
+            .calibration
+            .record(open.predicted_ms, open.predicted_p99_ms, observed_ms);
+        self.heard(&name, now);
+        self.refresh(&name);
+    }
+
+    /// A stream ended, however it ended; `tokens` it wrote if it came to its
+    /// end, and then it teaches how long answers take.
+    pub fn closed(&mut self, stream: StreamId, tokens: Option<u32>, now: Time) {
+        let Some(open) = self.streams.remove(&stream) else {
+            return;
+        };
+        let name = open.node;
+        let Some(node) = self.nodes.get_mut(&name) else {
+            return;
+        };
+        node.open = node.open.saturating_sub(1);
+        if open.first_token.is_none() {
+            node.waiting = node.waiting.saturating_sub(1);
+            node.waiting_ms = (node.waiting_ms - open.hold_ms).max(0.0);
+        }
+        if node.waiting == 0 {
+            // Sums of what was added and taken away drift; an empty queue has
+            // no length.
+            node.waiting_ms = 0.0;
+        }
+        if let (Some(first), Some(tokens)) = (open.first_token, tokens) {
+            let took_ms = now.since(first).as_secs_f64() * 1e3;
+            let model = &mut node.models[open.model];
+            model.answering.record(took_ms);
+            if tokens > 1 {
+                model.per_token.record(took_ms / f64::from(tokens - 1));
+            }
+        }
+        self.heard(&name, now);
+        self.refresh(&name);
+    }
+
+    /// Writes what is open on a node into its candidates.
+    fn refresh(&mut self, name: &NodeId) {
+        let Some(node) = self.nodes.get(name) else {
+            return;
+        };
+        let outlook = node.outlook();
+        for model in &node.models {
+            let outlook = model.outlook(outlook, node.slots, None);
+            let free = node.credits.saturating_sub(node.open);
+            let load = node.share(node.load);
+            self.snapshot.candidates.update(model.index, |candidate| {
+                let old = candidate.outlook;
+                candidate.credits_free = free;
+                candidate.load = load;
+                candidate.outlook = Outlook {
+                    reported_at: old.reported_at,
+                    ready_at: old.ready_at,
+                    ..outlook
+                };
+            });
+        }
+        self.snapshot.sequence += 1;
+    }
+}
