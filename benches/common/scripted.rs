@@ -145,7 +145,7 @@ pub(crate) fn request(max_tokens: u32, user: &str) -> anyhow::Result<Arc<Sealed<
     let raw = RawRequest {
         request_id: "r".into(),
         user_id: user.into(),
-        policy: "automotive".into(),
+        policy: "iot".into(),
         content: Some(Content::Prompt("a title".into())),
         max_tokens: Some(max_tokens),
         ..RawRequest::default()

@@ -36,7 +36,7 @@ pub(crate) fn request(model: &Path, which: usize) -> anyhow::Result<v1::InferReq
     let config: serde_json::Value = serde_json::from_slice(&config)?;
     let end = config["eos_token_id"].as_u64().context("the model's end")?;
     let mut request = prompt(&format!("title {which}: sony on-ear headphones"), TOKENS);
-    "automotive".clone_into(&mut request.policy);
+    "iot".clone_into(&mut request.policy);
     request.seed = Some(which as u64);
     if let Some(sampling) = &mut request.sampling {
         sampling.temperature = Some(0.9);

@@ -237,6 +237,7 @@ impl Shared {
             Some(hedge) if hedge.enabled => HedgeRule {
                 always: true,
                 after: hedge.after,
+                tiers: hedge.tiers.clone(),
             },
             _ => self.options.hedge.clone(),
         }

@@ -82,7 +82,7 @@ pub(crate) async fn play(mesh: &mut Mesh, model: &Path, json: bool) -> anyhow::R
     let victim = mesh.edges[VICTIM].name.clone();
     if !json {
         out::line(&format!(
-            "[automotive at gateway] an answer of {} tokens; {victim} dies under it",
+            "[iot at gateway] an answer of {} tokens; {victim} dies under it",
             undisturbed.ids.len()
         ));
     }
@@ -113,7 +113,7 @@ fn request(model: &Path) -> anyhow::Result<v1::InferRequest> {
         .iter()
         .filter_map(|id| u32::try_from(id.as_u64()?).ok());
     Ok(v1::InferRequest {
-        policy: "automotive".to_owned(),
+        policy: "iot".to_owned(),
         content: Some(v1::infer_request::Content::Prompt(
             "sony mdr-zx110 on-ear headphones black".to_owned(),
         )),

@@ -16,7 +16,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 fn long() -> v1::InferRequest {
     let mut request = prompt("a title of some length", TOKENS);
-    request.policy = "automotive".to_owned();
+    request.policy = "iot".to_owned();
     request.seed = Some(11);
     if let Some(sampling) = &mut request.sampling {
         sampling.temperature = Some(0.9);

@@ -37,7 +37,7 @@ async fn keep_asking(mut gateway: Client, load: Arc<Load>) -> Vec<Outcome> {
         }
         let mut request = prompt(&format!("title {at}"), TOKENS);
         request.model = "tiny-llama".to_owned();
-        request.policy = "automotive".to_owned();
+        request.policy = "iot".to_owned();
         load.open.fetch_add(1, Ordering::SeqCst);
         outcomes.push(ask(&mut gateway, request).await);
         load.open.fetch_sub(1, Ordering::SeqCst);

@@ -13,7 +13,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 fn request() -> v1::InferRequest {
     let mut request = prompt("a title of some length", TOKENS);
-    request.policy = "automotive".to_owned();
+    request.policy = "iot".to_owned();
     request.seed = Some(5);
     request.resumable = true;
     if let Some(sampling) = &mut request.sampling {

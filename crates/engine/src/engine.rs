@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tiermesh_core::{ModelId, ModelState};
+use tiermesh_core::ModelId;
 
 use crate::loaded::{Model, ModelInfo};
-use crate::model::{KvLayout, PAGE, PagePool};
+use crate::model::{KvLayout, PagePool};
 use crate::serve::entry::{Entry, Watch, Work};
 use crate::serve::models::{Loaded, Models, Slot};
-use crate::serve::order::{CLASSES, Standing, class};
+use crate::serve::order::{Standing, class};
 use crate::serve::queue::Queue;
 use crate::serve::scheduler::Scheduler;
 use crate::serve::watchdog::{Pulse, watch};
@@ -20,40 +20,15 @@ use crate::stream::{Mailbox, TokenStream};
 
 mod error;
 mod job;
+mod load;
 mod options;
 
 pub use crate::serve::models::ModelSource;
 pub use crate::serve::prefix::PrefixStats;
 pub use error::{StartError, SubmitError};
 pub use job::Job;
+pub use load::EngineLoad;
 pub use options::{EngineOptions, PrefixSharing};
-
-/// How busy an engine is, and what it has left.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EngineLoad {
-    /// Streams being computed.
-    pub active: usize,
-    /// Streams waiting.
-    pub queued: usize,
-    /// Those by class, the least urgent first.
-    pub queued_by_class: [usize; CLASSES],
-    /// Streams that may wait.
-    pub capacity: usize,
-    /// Streams that can be computed together.
-    pub streams: usize,
-    /// Each model's speed at the present load and where it is, in the order of [`Engine::models`].
-    pub models: Vec<ModelState>,
-    /// Bytes of keys and values in use, kept prefixes included.
-    pub kv_used_bytes: usize,
-    /// Bytes of keys and values there may be.
-    pub kv_budget_bytes: usize,
-    /// Bytes of weights in memory.
-    pub model_bytes: u64,
-    /// How often prefixes were found.
-    pub prefix: PrefixStats,
-    /// How long a step has taken that does not end.
-    pub stuck: Option<Duration>,
-}
 
 /// Models, the thread that computes, and its queue. Dropping it breaks off
 /// what runs; [`Engine::drain`] lets it end first.
@@ -307,46 +282,6 @@ impl Engine {
             true => Ok(()),
             false => Err(SubmitError::TooLarge { needed, budget }),
         }
-    }
-
-    /// How busy it is, now.
-    #[must_use]
-    pub fn load(&self) -> EngineLoad {
-        let load = self.queue.load();
-        let models = load.models.into_iter().enumerate().map(|(index, speed)| {
-            let (residency, load_time) = self.models.residency(index);
-            let (state, calibration_error) = speed.unwrap_or_default();
-            let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-            ModelState {
-                residency,
-                load_ms: load_time.map_or(0, millis),
-                kv_tokens_free: self.kv_tokens_free(index),
-                calibration_error: calibration_error.unwrap_or(0.0),
-                ..state
-            }
-        });
-        EngineLoad {
-            active: load.active,
-            queued: load.queued,
-            queued_by_class: load.queued_by_class,
-            capacity: self.options.queue_capacity,
-            streams: self.options.streams.get(),
-            models: models.collect(),
-            kv_used_bytes: self.pages.used(),
-            kv_budget_bytes: self.pages.budget(),
-            model_bytes: self.models.resident_bytes(),
-            prefix: self.pulse.prefix(),
-            stuck: self.pulse.stuck(),
-        }
-    }
-
-    /// Tokens that the free memory for keys and values has room for.
-    fn kv_tokens_free(&self, index: usize) -> u32 {
-        let Some(Loaded::Decoder(model)) = self.models.hot(index) else {
-            return 0;
-        };
-        let pages = self.pages.free() / model.decoder.kv_layout().page_bytes().max(1);
-        u32::try_from(pages.saturating_mul(PAGE)).unwrap_or(u32::MAX)
     }
 
     /// Takes no more jobs, and waits until those it has are done, for at most

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll};
 use std::time::Duration;
-use tiermesh_core::{Event, Usd};
+use tiermesh_core::{Event, Tier, Usd};
 use tokio::time::Sleep;
 
 /// When a request is asked of two nodes at once.
@@ -24,6 +24,8 @@ pub struct HedgeRule {
     /// How long the first choice has for itself; none for the time it is
     /// expected to need.
     pub after: Option<Duration>,
+    /// The tiers that may be asked a second time; all if none is named.
+    pub tiers: Vec<Tier>,
 }
 
 impl HedgeRule {
@@ -31,6 +33,7 @@ impl HedgeRule {
     pub const WHEN_LATE: Self = Self {
         always: false,
         after: None,
+        tiers: Vec::new(),
     };
 }
 
@@ -44,7 +47,7 @@ impl Hedge {
     pub(crate) fn of(shared: &Shared, decided: &Decided) -> Self {
         let rule = shared.hedge_rule(&decided.policy);
         let fresh = decided.context.continuation.is_empty();
-        let second = hedge_position(decided).filter(|_| fresh);
+        let second = hedge_position(decided, &rule).filter(|_| fresh);
         let second = second.and_then(|position| decided.choice(position));
         let (Some(first), Some(second)) = (decided.choice(0), second) else {
             return Self::No;
@@ -76,7 +79,7 @@ impl Hedge {
 /// The choice to ask beside the first: of another tier, if the plan has one,
 /// for a tier's trouble may be common to its nodes. Both together may not cost
 /// more than the request may.
-fn hedge_position(decided: &Decided) -> Option<usize> {
+fn hedge_position(decided: &Decided, rule: &HedgeRule) -> Option<usize> {
     let first = decided.choice(0)?;
     let tier = decided.candidate(0).tier;
     let fits = |position: &usize| {
@@ -86,18 +89,22 @@ fn hedge_position(decided: &Decided) -> Option<usize> {
         let most = decided.limits.max_cost;
         most.is_none_or(|most| first.estimate.cost + cost <= most)
     };
-    let rest = 1..decided.plan.choices.len();
+    let named = |position: &usize| {
+        rule.tiers.is_empty() || rule.tiers.contains(&decided.candidate(*position).tier)
+    };
+    let rest = (1..decided.plan.choices.len()).filter(named);
     let elsewhere = rest
         .clone()
         .find(|p| decided.candidate(*p).tier != tier && fits(p));
-    elsewhere.or_else(|| rest.into_iter().find(fits))
+    elsewhere.or_else(|| rest.clone().find(fits))
 }
 
 impl Run {
     /// The first choice had its time: another is asked beside it.
     pub(super) fn open_hedge(&mut self) {
         let waits = !self.has_spoken() && self.rival.is_none() && self.next_position == 1;
-        let Some(position) = hedge_position(&self.first).filter(|_| waits) else {
+        let rule = self.shared.hedge_rule(&self.first.policy);
+        let Some(position) = hedge_position(&self.first, &rule).filter(|_| waits) else {
             return;
         };
         self.open_rival(&Place {

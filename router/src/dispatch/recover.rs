@@ -218,6 +218,11 @@ impl Run {
             Some(broke) if refused => broke.clone(),
             _ => error,
         };
+        // To whoever chooses a node this is a refusal like others; to the
+        // client, whom nobody could serve in time, it is its deadline.
+        if error.reason == "DEADLINE_TOO_SHORT" {
+            error.class = ErrorClass::DeadlineExceeded;
+        }
         let Some((_, before)) = self.earlier.split_last().filter(|(_, b)| !b.is_empty()) else {
             return error;
         };

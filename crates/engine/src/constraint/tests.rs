@@ -46,7 +46,7 @@ fn answer(
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         constraint: Some(model.constrain(wanted, emitted).unwrap()),
     };
-    let mut sequence = Sequence::new(Arc::clone(model), plan, PagePool::unbounded());
+    let mut sequence = Sequence::new(Arc::clone(model), plan, PagePool::unlimited());
     let (mut ids, mut text) = (Vec::new(), String::new());
     loop {
         let (token, end) = match sequence.step().unwrap() {

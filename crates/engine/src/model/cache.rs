@@ -168,7 +168,7 @@ pub(crate) struct KvCache {
 impl KvCache {
     /// An empty cache by itself.
     pub(crate) fn new(layout: KvLayout) -> Self {
-        Self::within(layout, PagePool::unbounded())
+        Self::within(layout, PagePool::unlimited())
     }
 
     /// An empty cache whose pages come from `pool`.

@@ -12,6 +12,7 @@
 //! the prompts of others as its time allows.
 
 pub(crate) mod entry;
+pub(crate) mod loaded;
 pub(crate) mod models;
 pub(crate) mod order;
 pub(crate) mod prefix;

@@ -7,18 +7,18 @@
 //! goes while a request for it is here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tiermesh_core::{ModelId, Residency};
 
+pub(crate) use super::loaded::Loaded;
+pub use super::loaded::ModelSource;
 use super::queue::Queue;
 use super::warm_up;
-use crate::artifact::{ArtifactError, Quantization};
+use crate::artifact::Quantization;
 use crate::defaults::GenerationDefaults;
-use crate::embedder::Embedder;
-use crate::loaded::{Described, LoadOptions, Model, ModelInfo};
+use crate::loaded::{Described, ModelInfo};
 use crate::stream::StreamError;
 
 /// The loader looks for something to do this often while somebody waits.
@@ -30,22 +30,6 @@ const RETRY: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// In this time a request counts half as much for keeping its model.
 const HALF_LIFE: f64 = 300.0;
-
-/// A model in memory.
-#[derive(Clone)]
-pub(crate) enum Loaded {
-    Decoder(Arc<Model>),
-    Encoder(Arc<Embedder>),
-}
-
-/// A directory of a model, and how to load it.
-#[derive(Clone, Debug)]
-pub struct ModelSource {
-    /// One of our artifacts, or a Hugging Face style directory.
-    pub path: PathBuf,
-    /// How it is loaded.
-    pub options: LoadOptions,
-}
 
 /// One model of the engine, in memory or not.
 pub(crate) struct Slot {
@@ -367,26 +351,6 @@ impl Hold {
     fn worth(&self, now: Instant, bytes: u64) -> f64 {
         let load = self.load_time.map_or(1.0, |time| time.as_secs_f64());
         self.uses_at(now) * load / bytes.max(1) as f64
-    }
-}
-
-impl Loaded {
-    pub(crate) fn open(source: &ModelSource) -> Result<Self, ArtifactError> {
-        match Model::load(&source.path, source.options) {
-            Ok(model) => Ok(Self::Decoder(Arc::new(model))),
-            Err(ArtifactError::Kind { .. }) => {
-                let embedder = Embedder::load(&source.path, source.options)?;
-                Ok(Self::Encoder(Arc::new(embedder)))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(crate) fn info(&self) -> &ModelInfo {
-        match self {
-            Self::Decoder(model) => model.info(),
-            Self::Encoder(embedder) => embedder.info(),
-        }
     }
 }
 

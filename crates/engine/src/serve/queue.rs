@@ -12,7 +12,10 @@ use super::speed::{Outlook, Speed, StepTime};
 use crate::engine::SubmitError;
 use crate::stream::StreamError;
 
+mod place;
 mod state;
+
+pub(crate) use place::Place;
 
 /// Who goes first is settled anew this often while somebody waits.
 const REORDER: Duration = Duration::from_millis(20);
@@ -394,33 +397,5 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code under this lock can leave it half-changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A held place in the queue; dropping it gives it back.
-pub(crate) struct Place<'a>(&'a Queue);
-
-impl Place<'_> {
-    /// Queues an entry; its number names it while it waits.
-    pub(crate) fn enqueue(self, mut entry: Entry) -> u64 {
-        let mut state = self.0.lock();
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        entry.standing.ticket = ticket;
-        if state.aborted {
-            entry.mailbox.end(Err(StreamError::Stopped));
-        } else {
-            state.waiting.push(entry);
-            state.dirty = true;
-        }
-        ticket
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.lock().reserved -= 1;
-        self.0.changed.notify_all();
-        self.0.ended.notify_all();
     }
 }

@@ -64,7 +64,7 @@ fn once(model: &Arc<Model>, pool: &ThreadPool) -> Result<Speed, StreamError> {
         constraint: None,
     };
     let read = plan.prompt.len();
-    let mut sequence = Sequence::new(Arc::clone(model), plan, PagePool::unbounded());
+    let mut sequence = Sequence::new(Arc::clone(model), plan, PagePool::unlimited());
     let step = |sequence: &mut Sequence| {
         catch_unwind(AssertUnwindSafe(|| pool.install(|| sequence.step())))
             .map_err(|_| StreamError::Panicked)?

@@ -13,7 +13,7 @@ use tiermesh_core::{
 const MS: Duration = Duration::from_millis(1);
 const FEW: Duration = Duration::from_millis(5);
 /// `automotive` asks the edges first.
-const EDGE_FIRST: &str = "automotive";
+const EDGE_FIRST: &str = "iot";
 
 type Events = Vec<Result<Event, InferError>>;
 

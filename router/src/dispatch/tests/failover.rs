@@ -7,7 +7,7 @@ use tiermesh_core::{
 };
 
 /// `automotive` asks the edge first and the phone second.
-const EDGE_FIRST: &str = "automotive";
+const EDGE_FIRST: &str = "iot";
 
 fn two() -> World {
     World::new(vec![

@@ -14,6 +14,7 @@ fn hedged(options: Options) -> World {
     let always = HedgeRule {
         always: true,
         after: Some(10 * MS),
+        tiers: Vec::new(),
     };
     let nodes = vec![
         candidate(Tier::Device, "phone"),
@@ -97,7 +98,8 @@ async fn a_clients_deadline_that_the_first_would_miss_is_hedged_without_a_rule()
         ]);
         world.reports("edge", 0.0, 80.0);
         world.node("edge").script(slow(300 * MS));
-        let asked = request(EDGE_FIRST, |r| r.first_token_ms = asked_ms);
+        // A policy that is edge first too, and says nothing of hedges.
+        let asked = request("iot", |r| r.first_token_ms = asked_ms);
         let stream = world.ask(asked, Context::default()).await.unwrap();
         let _: Vec<_> = futures::StreamExt::collect(stream).await;
         // A client's deadline may also put the phone first.

@@ -69,6 +69,7 @@ fn world(nodes: &[(usize, bool, bool, bool, Vec<Step>)]) -> (World, Vec<Candidat
         hedge: HedgeRule {
             always: true,
             after: Some(5 * MS),
+            tiers: Vec::new(),
         },
         hedges: Allowance {
             share_percent: 100,

@@ -28,7 +28,7 @@ impl PagePool {
     }
 
     /// A pool for one stream by itself.
-    pub(crate) fn unbounded() -> Arc<Self> {
+    pub(crate) fn unlimited() -> Arc<Self> {
         Self::new(usize::MAX)
     }
 

@@ -35,7 +35,7 @@ fn plan(model: &Model, temperature: f32) -> Plan {
 }
 
 fn solo(model: &Arc<Model>, plan: Plan) -> Sequence {
-    Sequence::new(Arc::clone(model), plan, PagePool::unbounded())
+    Sequence::new(Arc::clone(model), plan, PagePool::unlimited())
 }
 
 fn run(model: &Arc<Model>, plan: Plan) -> (Vec<u32>, String, FinishReason) {
