@@ -19,7 +19,7 @@ pub(crate) struct Models {
     /// Where artifacts are kept.
     pub(crate) artifacts: PathBuf,
     /// What was set up. None where the tiny model stands in.
-    place: Option<PathBuf>,
+    pub(crate) place: Option<PathBuf>,
     /// Holds the artifacts of the tiny model.
     _scratch: Option<TempDir>,
 }

@@ -112,7 +112,7 @@ async fn a_client_goes_on_with_its_answer_and_nobody_else_does() {
             Code::PermissionDenied,
         ),
         (
-            changed(|r| asked(r).policy = "iot".into()),
+            changed(|r| asked(r).policy = "interactive".into()),
             Code::InvalidArgument,
         ),
         (

@@ -1,6 +1,8 @@
 //! An answer, as a client sees it.
 
 use crate::support::{at, mesh};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tiermesh_harness::client::{Answer, ask, prompt};
 use tiermesh_harness::{Daemon, Mesh};
 use tiermesh_proto::v1;
@@ -72,5 +74,43 @@ async fn many_streams_at_once_keep_to_themselves() {
         if at % 8 == 3 {
             assert_eq!(answer.text(), alone.text());
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_clients_at_one_node_get_fair_shares_at_once() {
+    let mesh = mesh(|spec| spec.edges = 1).await;
+    let client = at(&mesh.edges[0]).await;
+    let counts: Vec<_> = (0..16).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+    let clients = counts.iter().enumerate().map(|(number, count)| {
+        let (mut client, count) = (client.clone(), Arc::clone(count));
+        let mut request = prompt(&format!("client number {number}"), 600);
+        request.model = "tiny-llama".to_owned();
+        request.user_id = format!("user-{number}");
+        request.privacy = v1::Privacy::Edge as i32;
+        tokio::spawn(async move {
+            let mut stream = client.infer(request).await.unwrap().into_inner();
+            while let Some(event) = stream.message().await.unwrap() {
+                if let Some(v1::infer_event::Event::Tokens(tokens)) = event.event {
+                    count.fetch_add(tokens.items.len(), Ordering::Relaxed);
+                }
+            }
+        })
+    });
+    let mut clients: Vec<_> = clients.collect();
+    // When the first is done, the others must be nearly: nobody was ahead.
+    let (first, _, rest) = futures::future::select_all(clients.drain(..)).await;
+    first.unwrap();
+    let at_first_end: Vec<usize> = counts.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+    for client in rest {
+        client.await.unwrap();
+    }
+    let least = at_first_end.iter().min().unwrap();
+    assert!(
+        *least >= 300,
+        "{at_first_end:?} of 600 when the first ended"
+    );
+    for count in counts {
+        assert_eq!(count.load(Ordering::Relaxed), 600);
     }
 }

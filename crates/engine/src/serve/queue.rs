@@ -367,14 +367,10 @@ impl Queue {
     }
 
     fn outlook(&self, state: &State, class: u8) -> Outlook {
-        let before = |need: &&Need| need.class >= class;
-        let unread = |needs: &mut dyn Iterator<Item = Need>| needs.map(|n| n.unread).sum::<usize>();
-        let running: usize = unread(&mut state.running.iter().copied());
-        let mut waiting = state
-            .waiting
-            .iter()
-            .map(Entry::need)
-            .filter(|need| before(&need));
+        let running: usize = state.running.iter().map(|need| need.unread).sum();
+        let waiting = state.waiting.iter().map(Entry::need);
+        let waiting = waiting.filter(|need| need.class >= class);
+        let waiting: usize = waiting.map(|need| need.unread).sum();
         let full = state.live() >= self.streams;
         let behind = (state.live() + 1).saturating_sub(self.streams);
         let wait = match full {
@@ -388,7 +384,7 @@ impl Queue {
         };
         Outlook {
             wait,
-            ahead: running + unread(&mut waiting),
+            ahead: running + waiting,
             writing: state.running.iter().filter(|need| need.unread <= 1).count(),
             step_tokens: state.step_tokens,
         }
