@@ -17,6 +17,9 @@ use tiermesh_core::{Account, ErrorClass, InferError, Time, Usd, UserId};
 const MAX_ACCOUNTS: usize = 65_536;
 /// A reservation that was not renewed for so long is over.
 const EXPIRES: Duration = Duration::from_secs(120);
+/// An expired reservation is remembered for so long, so that a request that goes
+/// on after all is booked once and whole.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 /// How much may be spent, and in which time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,9 @@ struct Reservation {
     reserved: u64,
     used: u64,
     until: Time,
+    /// What was settled already when it expired; the rest is booked at the end.
+    billed: u64,
+    expired: bool,
 }
 
 /// One request's entry. Dropped, it settles at what it was known to have used.
@@ -148,6 +154,8 @@ impl Ledger {
             reserved: booking.reserved,
             used: 0,
             until: now + EXPIRES,
+            billed: 0,
+            expired: false,
         };
         state.reservations.insert(id, reservation);
         drop(state);
@@ -170,7 +178,9 @@ impl Ledger {
     /// Reservations that are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.lock().reservations.len()
+        let state = self.lock();
+        let open = state.reservations.values().filter(|r| !r.expired);
+        open.count()
     }
 
     fn names(&self, payer: &Payer) -> Vec<(Name, Window)> {
@@ -206,24 +216,28 @@ impl Booking {
                 Usd::from_nanos(most),
             ));
         }
-        let more = next.saturating_sub(self.reserved);
         if let Some((ledger, id)) = &self.entry {
             let mut guard = ledger.lock();
             let state = &mut *guard;
             if let Some(reservation) = state.reservations.get(id) {
+                // Where it had expired, what was used then is settled, and
+                // only the rest is reserved anew.
+                let wanted = next.saturating_sub(reservation.billed);
+                let more = wanted.saturating_sub(reservation.reserved);
                 let names = reservation.names.clone();
                 state.fits(&names, more, now)?;
                 for (name, _) in &names {
                     state.accounts.entry(name.clone()).or_default().reserved += more;
                 }
-            }
-            if let Some(reservation) = state.reservations.get_mut(id) {
-                reservation.reserved += more;
-                reservation.used = self.used;
-                reservation.until = now + EXPIRES;
+                if let Some(reservation) = state.reservations.get_mut(id) {
+                    reservation.reserved += more;
+                    reservation.used = self.used;
+                    reservation.until = now + EXPIRES;
+                    reservation.expired = false;
+                }
             }
         }
-        self.reserved += more;
+        self.reserved = self.reserved.max(next);
         Ok(())
     }
 
@@ -285,7 +299,8 @@ impl State {
             };
             spent.turn(*window, now);
             spent.reserved = spent.reserved.saturating_sub(reservation.reserved);
-            spent.settled = spent.settled.saturating_add(actual);
+            let rest = actual.saturating_sub(reservation.billed);
+            spent.settled = spent.settled.saturating_add(rest);
         }
     }
 
@@ -295,14 +310,25 @@ impl State {
             return;
         }
         self.swept = now;
-        let over: Vec<_> = self
-            .reservations
-            .iter()
-            .filter(|(_, reservation)| reservation.until <= now)
-            .map(|(id, reservation)| (*id, reservation.used))
-            .collect();
-        for (id, used) in over {
-            self.end(id, used, now);
+        // An entry whose request is forgotten for good goes after a while more.
+        self.reservations
+            .retain(|_, r| !r.expired || now.since(r.until) < FORGOTTEN);
+        for reservation in self.reservations.values_mut() {
+            if reservation.expired || reservation.until > now {
+                continue;
+            }
+            for (name, window) in &reservation.names {
+                let Some(spent) = self.accounts.get_mut(name) else {
+                    continue;
+                };
+                spent.turn(*window, now);
+                spent.reserved = spent.reserved.saturating_sub(reservation.reserved);
+                let new = reservation.used.saturating_sub(reservation.billed);
+                spent.settled = spent.settled.saturating_add(new);
+            }
+            reservation.billed = reservation.used;
+            reservation.reserved = 0;
+            reservation.expired = true;
         }
     }
 

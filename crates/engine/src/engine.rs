@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use tiermesh_core::ModelId;
 
 use crate::loaded::{Model, ModelInfo};
-use crate::model::{KvLayout, PagePool};
+use crate::model::PagePool;
 use crate::serve::entry::{Entry, Watch, Work};
 use crate::serve::models::{Loaded, Models, Slot};
 use crate::serve::order::{Standing, class};
 use crate::serve::queue::Queue;
 use crate::serve::scheduler::Scheduler;
 use crate::serve::watchdog::{Pulse, watch};
-use crate::serve::{warm_up, work};
+use crate::serve::{fits, prepare, warm_up, work};
 use crate::stream::{Mailbox, TokenStream};
 
 mod error;
@@ -143,20 +143,19 @@ impl Engine {
         let options = self.options.clone();
         spawn(
             "infer",
-            Box::new(
-                move || match Scheduler::new(queue, models, pages, options, pulse) {
+            Box::new(move || {
+                let _gone = Gone(Arc::clone(&queue));
+                match Scheduler::new(queue, models, pages, options, pulse) {
                     Ok(scheduler) => scheduler.run(),
-                    Err(error) => {
-                        tracing::error!(%error, "the inference threads cannot be started")
-                    }
-                },
-            ),
+                    Err(error) => tracing::error!(%error, "inference threads cannot be started"),
+                }
+            }),
         )?;
         let (queue, models) = (Arc::clone(&self.queue), Arc::clone(&self.models));
-        let threads = self.options.threads;
+        let (threads, budget) = (self.options.threads, self.pages.budget());
         spawn(
             "infer-load",
-            Box::new(move || models.serve(&queue, threads)),
+            Box::new(move || models.serve(&queue, threads, budget)),
         )?;
         let pulse = Arc::downgrade(&self.pulse);
         // It ends by itself once the engine is gone, and nobody waits for it.
@@ -238,7 +237,7 @@ impl Engine {
         let (work, prompt) = match self.models.hot(index) {
             Some(loaded) => {
                 let (work, prompt) = work(job, &loaded)?;
-                self.fits(&loaded, &work)?;
+                fits(&loaded, &work, self.pages.budget())?;
                 (work, prompt)
             }
             None => (Work::Raw(Box::new(job)), 0),
@@ -256,7 +255,15 @@ impl Engine {
             watch: Watch::new(submitted, prompt),
             predicted,
         };
+        let is_raw = entry.is_raw();
         let ticket = place.enqueue(entry);
+        // The model may have come between the look and the queue.
+        if is_raw && let Some(loaded) = self.models.hot(index) {
+            let budget = self.pages.budget();
+            self.queue.prepare(index, Entry::is_raw, |entry| {
+                prepare(entry, &loaded, budget)
+            });
+        }
         let queue = Arc::downgrade(&self.queue);
         let withdraw = move || {
             if let Some(queue) = queue.upgrade() {
@@ -267,21 +274,6 @@ impl Engine {
             mailbox,
             withdraw: Some(Box::new(withdraw)),
         })
-    }
-
-    /// Whether the engine could ever hold a request by itself.
-    fn fits(&self, model: &Loaded, work: &Work) -> Result<(), SubmitError> {
-        let (Loaded::Decoder(model), Work::Plan(plan)) = (model, work) else {
-            return Ok(());
-        };
-        let context = model.info().context_tokens as usize;
-        let tokens = (plan.prompt.len() + plan.max_tokens as usize).min(context);
-        let needed = KvLayout::pages(tokens) * model.decoder.kv_layout().page_bytes();
-        let budget = self.pages.budget();
-        match needed <= budget {
-            true => Ok(()),
-            false => Err(SubmitError::TooLarge { needed, budget }),
-        }
     }
 
     /// Takes no more jobs, and waits until those it has are done, for at most
@@ -311,6 +303,15 @@ impl std::fmt::Debug for Engine {
         f.debug_struct("Engine")
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+/// However the computing thread ends, nobody waits for it any more.
+struct Gone(Arc<Queue>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 

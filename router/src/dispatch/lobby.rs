@@ -67,7 +67,11 @@ impl Lobby {
     /// A stream on this tier ended.
     pub(crate) fn freed(&self, tier: Tier, now: Time) {
         let mut queue = self.queue(tier);
-        if let Some(last) = queue.freed.replace(now) {
+        // Only where somebody waits do gaps tell how soon places come free:
+        // otherwise they tell how seldom anybody asks.
+        let busy = !queue.waiting.is_empty();
+        let last = std::mem::replace(&mut queue.freed, busy.then_some(now));
+        if let Some(last) = last.filter(|_| busy) {
             let us = now.since(last).min(SLOWEST).as_micros() as f64;
             let mean = queue.between_us.get_or_insert(us);
             *mean += (us - *mean) / 16.0;
@@ -87,7 +91,8 @@ impl Lobby {
         let place = (Reverse(priority), queue.next);
         let before = queue.waiting.range(..place).count();
         let expected = queue.wait_for(before + 1);
-        if expected > patience {
+        // The first in line may always try: it finds out what holds now.
+        if before > 0 && expected > patience {
             return Err(shed(
                 tier,
                 "would not get a place in its time",

@@ -243,7 +243,19 @@ impl Run {
         self.current = Some(rival);
     }
 
-    fn drop_rival(&mut self) {
+    /// The first has spoken: a hedge, whose words would be others, is over.
+    /// One that goes on from what was said with the very tokens may still win.
+    pub(super) fn drop_hedge(&mut self) {
+        if self
+            .rival
+            .as_ref()
+            .is_some_and(|rival| rival.kind.is_none())
+        {
+            self.drop_rival();
+        }
+    }
+
+    pub(super) fn drop_rival(&mut self) {
         if let Some(rival) = self.rival.take() {
             self.cancelled(rival, Outcome::Neutral);
         }

@@ -229,6 +229,7 @@ impl Run {
             Event::Seam(seam) => self.relay_seam(seam),
             Event::Result(result) => {
                 self.speak();
+                self.drop_hedge();
                 self.first_token.get_or_insert(self.shared.clock.now());
                 self.outbox.push_back(Event::Result(result));
                 Ok(())
@@ -253,6 +254,7 @@ impl Run {
     /// Tokens that the client does not have, from the current node.
     pub(super) fn tell(&mut self, first_seq: u64, items: Vec<Token>) {
         self.speak();
+        self.drop_hedge();
         if self.first_token.is_none() {
             self.first_token = Some(self.shared.clock.now());
         }

@@ -8,7 +8,7 @@ use tiermesh_core::FinishReason;
 use super::order::Standing;
 use super::sequence::{Plan, Sequence};
 use crate::engine::Job;
-use crate::stream::{Finished, Mailbox};
+use crate::stream::{Finished, Mailbox, StreamError};
 
 /// What rose by waiting keeps its place for this long once it is computed.
 const HOLD: Duration = Duration::from_secs(1);
@@ -69,6 +69,13 @@ pub(crate) struct Need {
     pub(crate) unread: usize,
     /// To be written, at most.
     pub(crate) left: u64,
+}
+
+/// However an entry goes, its reader is told: a second ending changes nothing.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.mailbox.end(Err(StreamError::Stopped));
+    }
 }
 
 impl Entry {

@@ -31,20 +31,39 @@ use tiermesh_core::{Content, Task};
 
 use crate::engine::{Job, SubmitError};
 use crate::loaded::Model;
+use crate::model::KvLayout;
 use crate::stream::StreamError;
 
 /// Makes a request for a model that was not in memory into tokens.
-pub(crate) fn prepare(entry: &mut Entry, model: &Loaded) -> Result<(), StreamError> {
+pub(crate) fn prepare(entry: &mut Entry, model: &Loaded, budget: usize) -> Result<(), StreamError> {
     let Work::Raw(job) = std::mem::replace(&mut entry.work, Work::Over) else {
         return Ok(());
     };
-    let (work, prompt) = work(*job, model).map_err(|error| match error {
+    let prepared = work(*job, model).and_then(|(work, prompt)| {
+        fits(model, &work, budget)?;
+        Ok((work, prompt))
+    });
+    let (work, prompt) = prepared.map_err(|error| match error {
         SubmitError::PromptTooLong { .. } => StreamError::PromptTooLong,
         _ => StreamError::NotUsable,
     })?;
     entry.work = work;
     entry.watch.read(prompt);
     Ok(())
+}
+
+/// Whether so many bytes of keys and values could ever hold a request by itself.
+pub(crate) fn fits(model: &Loaded, work: &Work, budget: usize) -> Result<(), SubmitError> {
+    let (Loaded::Decoder(model), Work::Plan(plan)) = (model, work) else {
+        return Ok(());
+    };
+    let context = model.info().context_tokens as usize;
+    let tokens = (plan.prompt.len() + plan.max_tokens as usize).min(context);
+    let needed = KvLayout::pages(tokens) * model.decoder.kv_layout().page_bytes();
+    match needed <= budget {
+        true => Ok(()),
+        false => Err(SubmitError::TooLarge { needed, budget }),
+    }
 }
 
 /// A checked job as work for a model in memory, and its prompt's tokens.

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use tiermesh_core::{ModelId, Residency};
 
+use super::entry::Entry;
 pub(crate) use super::loaded::Loaded;
 pub use super::loaded::ModelSource;
-use super::queue::Queue;
+use super::queue::{Queue, Wanted};
 use super::warm_up;
 use crate::artifact::Quantization;
 use crate::defaults::GenerationDefaults;
@@ -48,6 +49,7 @@ struct Hold {
     hinted: bool,
     failed: Option<Instant>,
     load_time: Option<Duration>,
+    loaded_at: Option<Instant>,
     /// Requests, the recent ones more, as of `used`.
     uses: f64,
     used: Option<Instant>,
@@ -58,6 +60,13 @@ pub(crate) struct Models {
     holds: Mutex<Holds>,
     changed: Condvar,
     budget: u64,
+}
+
+/// What the loader does next.
+enum Chosen {
+    Load(usize),
+    Nothing,
+    Stop,
 }
 
 struct Holds {
@@ -192,7 +201,7 @@ impl Models {
     }
 
     /// Loads what is waited for, until it is stopped.
-    pub(crate) fn serve(&self, queue: &Queue, threads: std::num::NonZeroUsize) {
+    pub(crate) fn serve(&self, queue: &Queue, threads: std::num::NonZeroUsize, budget: usize) {
         loop {
             let Some(index) = self.next(queue) else {
                 return;
@@ -208,19 +217,22 @@ impl Models {
                 Ok((model, speed)) => {
                     hold.load_time = Some(began.elapsed());
                     hold.failed = None;
+                    hold.loaded_at = Some(Instant::now());
                     hold.loaded = Some(model.clone());
                     drop(holds);
                     let id = &self.slots[index].info.id;
                     tracing::info!(model = %id, took_ms = began.elapsed().as_millis() as u64, "model loaded");
                     queue.ready(index, speed);
-                    queue.prepare(index, |entry| super::prepare(entry, &model));
+                    queue.prepare(index, Entry::is_raw, |entry| {
+                        super::prepare(entry, &model, budget)
+                    });
                 }
                 Err(error) => {
                     hold.failed = Some(Instant::now());
                     drop(holds);
                     let id = &self.slots[index].info.id;
                     tracing::error!(model = %id, error, "a model cannot be loaded");
-                    queue.prepare(index, |_| Err(StreamError::NotLoaded));
+                    queue.prepare(index, |_| true, |_| Err(StreamError::NotLoaded));
                 }
             }
         }
@@ -245,27 +257,17 @@ impl Models {
     /// The model to load next, room made for it; none once it is over.
     fn next(&self, queue: &Queue) -> Option<usize> {
         loop {
-            // The queue's lock comes before this one, always.
-            let wanted = queue.wanted(self.slots.len());
-            let mut holds = self.lock();
+            // The queue's lock comes before this one, always; holding it, no
+            // request slips in between the look and what is done about it.
+            let found = queue.with_wanted(self.slots.len(), |wanted| self.choose(wanted));
+            match found {
+                Chosen::Stop => return None,
+                Chosen::Load(index) => return Some(index),
+                Chosen::Nothing => {}
+            }
+            let holds = self.lock();
             if holds.stopped {
                 return None;
-            }
-            let cold = |index: usize| holds.each[index].loaded.is_none();
-            let longest = (0..wanted.len()).filter(|index| cold(*index) && wanted[*index].0 > 0);
-            let longest = longest.min_by_key(|index| wanted[*index].1);
-            if let Some(index) = longest {
-                let waited = wanted[index]
-                    .1
-                    .map(|since| since.elapsed())
-                    .unwrap_or_default();
-                if self.make_room(&mut holds, index, &wanted, waited) {
-                    holds.each[index].loading = true;
-                    return Some(index);
-                }
-            } else if let Some(index) = (0..self.slots.len()).find(|i| holds.each[*i].hinted) {
-                holds.each[index].loading = true;
-                return Some(index);
             }
             let all_hot = holds.each.iter().all(|hold| hold.loaded.is_some());
             let look = if all_hot {
@@ -278,15 +280,36 @@ impl Models {
         }
     }
 
+    fn choose(&self, wanted: &[Wanted]) -> Chosen {
+        let mut holds = self.lock();
+        if holds.stopped {
+            return Chosen::Stop;
+        }
+        let failing = |hold: &Hold| hold.failed.is_some_and(|at| at.elapsed() < RETRY);
+        let cold =
+            |index: usize| holds.each[index].loaded.is_none() && !failing(&holds.each[index]);
+        let longest = (0..wanted.len()).filter(|index| cold(*index) && wanted[*index].waiting > 0);
+        let longest = longest.min_by_key(|index| wanted[*index].since);
+        let Some(index) = longest else {
+            // Whoever a model was closed for is gone.
+            holds.closing = None;
+            let hinted = (0..self.slots.len()).find(|index| holds.each[*index].hinted);
+            return hinted.map_or(Chosen::Nothing, |index| {
+                holds.each[index].loading = true;
+                Chosen::Load(index)
+            });
+        };
+        if !self.make_room(&mut holds, index, wanted) {
+            return Chosen::Nothing;
+        }
+        holds.each[index].loading = true;
+        Chosen::Load(index)
+    }
+
     /// Unloads until `index` fits. Where only models in use are left, the one
-    /// least missed is closed to new requests after a while.
-    fn make_room(
-        &self,
-        holds: &mut Holds,
-        index: usize,
-        wanted: &[(usize, Option<Instant>)],
-        waited: Duration,
-    ) -> bool {
+    /// least missed is closed to new requests after a while, and goes once its
+    /// streams have ended, whoever waits for it.
+    fn make_room(&self, holds: &mut Holds, index: usize, wanted: &[Wanted]) -> bool {
         let need = self.slots[index].bytes;
         loop {
             if self.resident(holds) + need <= self.budget {
@@ -294,37 +317,42 @@ impl Models {
                 return true;
             }
             let now = Instant::now();
-            let goes = |other: &usize| {
-                *other != index
-                    && holds.each[*other].loaded.is_some()
-                    && self.slots[*other].source.is_some()
-            };
-            let worth = |other: &usize| holds.each[*other].worth(now, self.slots[*other].bytes);
-            let least =
-                |all: Vec<usize>| all.into_iter().min_by(|a, b| worth(a).total_cmp(&worth(b)));
-            let may_go: Vec<usize> = (0..self.slots.len()).filter(goes).collect();
-            let idle: Vec<usize> = may_go
-                .iter()
-                .copied()
-                .filter(|i| wanted[*i].0 == 0)
+            let may_go: Vec<usize> = (0..self.slots.len())
+                .filter(|other| {
+                    let is_here = holds.each[*other].loaded.is_some();
+                    *other != index && is_here && self.slots[*other].source.is_some()
+                })
                 .collect();
-            match least(idle) {
-                Some(other) => {
-                    tracing::info!(model = %self.slots[other].info.id, "model unloaded to make room");
-                    holds.each[other].loaded = None;
-                }
-                None if may_go.is_empty() => {
-                    // Nothing can go: it is loaded beyond the budget rather
-                    // than never, since the operator named it.
-                    return true;
-                }
-                None => {
-                    if waited >= PATIENCE && holds.closing.is_none() {
-                        holds.closing = least(may_go);
-                    }
-                    return false;
-                }
+            let worth = |other: &usize| holds.each[*other].worth(now, self.slots[*other].bytes);
+            let least = |all: &mut dyn Iterator<Item = usize>| {
+                all.min_by(|a, b| worth(a).total_cmp(&worth(b)))
+            };
+            let is_idle = |other: &usize| {
+                let closed = holds.closing == Some(*other);
+                wanted[*other].running == 0 && (closed || wanted[*other].waiting == 0)
+            };
+            let idle = least(&mut may_go.iter().copied().filter(is_idle));
+            if let Some(other) = idle {
+                tracing::info!(model = %self.slots[other].info.id, "model unloaded to make room");
+                holds.each[other].loaded = None;
+                continue;
             }
+            if may_go.is_empty() {
+                // Nothing can go: it is loaded beyond the budget rather than
+                // never, since the operator named it.
+                return true;
+            }
+            let waited = wanted[index].since.map(|since| now - since);
+            if waited.is_some_and(|waited| waited >= PATIENCE) && holds.closing.is_none() {
+                // One that has just come stays for a while, or two models
+                // would take turns without ever answering.
+                let ripe = |other: &usize| {
+                    let at = holds.each[*other].loaded_at;
+                    at.is_none_or(|at| now - at >= PATIENCE)
+                };
+                holds.closing = least(&mut may_go.iter().copied().filter(ripe));
+            }
+            return false;
         }
     }
 

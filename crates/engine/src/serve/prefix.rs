@@ -21,7 +21,6 @@ pub(crate) enum Parent {
 
 struct Node {
     parent: Parent,
-    root: u64,
     tokens: [u32; PAGE],
     page: Arc<Page>,
     children: usize,
@@ -76,7 +75,6 @@ impl PrefixIndex {
     /// that one comes back, to be held instead.
     pub(crate) fn insert(
         &mut self,
-        root: u64,
         parent: Parent,
         tokens: [u32; PAGE],
         page: &Arc<Page>,
@@ -95,7 +93,6 @@ impl PrefixIndex {
         self.tick += 1;
         let node = Node {
             parent,
-            root,
             tokens,
             page: Arc::clone(page),
             children: 0,
@@ -134,20 +131,6 @@ impl PrefixIndex {
     pub(crate) fn idle_pages(&self) -> usize {
         let idle = |node: &&Node| Arc::strong_count(&node.page) == 1;
         self.nodes.iter().flatten().filter(idle).count()
-    }
-
-    /// Forgets all pages of one root.
-    pub(crate) fn forget(&mut self, root: u64) {
-        loop {
-            let leaf = self.leaves.iter().map(|(_, index)| *index);
-            let of_root = leaf
-                .filter(|index| self.node(*index).root == root)
-                .collect::<Vec<_>>();
-            if of_root.is_empty() {
-                return;
-            }
-            of_root.into_iter().for_each(|index| self.remove(index));
-        }
     }
 
     pub(crate) fn stats(&self) -> PrefixStats {

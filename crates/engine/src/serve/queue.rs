@@ -57,6 +57,15 @@ pub(crate) struct QueueLoad {
     pub(crate) models: Vec<Option<(tiermesh_core::ModelState, Option<f32>)>>,
 }
 
+/// How much a model is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) waiting: usize,
+    pub(crate) running: usize,
+    /// When the first of those that wait came.
+    pub(crate) since: Option<Instant>,
+}
+
 /// What to do about one that could be computed.
 pub(crate) enum Room {
     Yes,
@@ -145,6 +154,7 @@ impl Queue {
             let stale = state.ordered.is_none_or(|at| now - at >= REORDER);
             if !state.waiting.is_empty() && (state.dirty || stale || running.is_empty()) {
                 state.drop_late();
+                self.ended.notify_all();
                 state.dirty = false;
                 state.ordered = Some(now);
                 state.settle(running, self.streams, now, &mut room);
@@ -238,16 +248,17 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Applies `change` to all that wait for a model; those that it fails
-    /// leave, with its error.
+    /// Applies `change` to those that wait for a model and are `meant`; those
+    /// that it fails leave, with its error.
     pub(crate) fn prepare(
         &self,
         model: usize,
+        meant: impl Fn(&Entry) -> bool,
         mut change: impl FnMut(&mut Entry) -> Result<(), StreamError>,
     ) {
         let taken: Vec<Entry> = {
             let mut state = self.lock();
-            let of_model = |entry: &mut Entry| entry.model == model && entry.is_raw();
+            let of_model = |entry: &mut Entry| entry.model == model && meant(entry);
             let taken: Vec<Entry> = state.waiting.extract_if(.., of_model).collect();
             state.reserved += taken.len();
             taken
@@ -256,31 +267,42 @@ impl Queue {
             let changed = change(&mut entry);
             let mut state = self.lock();
             state.reserved -= 1;
+            state.dirty = true;
             match changed {
-                Ok(()) if !entry.mailbox.is_abandoned() => state.waiting.push(entry),
-                Ok(()) => {}
+                Ok(()) if !state.aborted && !entry.mailbox.is_abandoned() => {
+                    state.waiting.push(entry);
+                }
+                // Its end is told as it is dropped, once the lock is free.
+                Ok(()) => drop(state),
                 Err(error) => entry.mailbox.end(Err(error)),
             }
-            state.dirty = true;
         }
         self.changed.notify_all();
         self.ended.notify_all();
     }
 
-    /// How many wait for each model, and since when the first.
-    pub(crate) fn wanted(&self, models: usize) -> Vec<(usize, Option<Instant>)> {
+    /// Looks at how much each model is wanted, and keeps that so meanwhile.
+    pub(crate) fn with_wanted<T>(&self, models: usize, look: impl FnOnce(&[Wanted]) -> T) -> T {
         let state = self.lock();
-        let mut wanted = vec![(0, None); models];
+        let mut wanted = vec![Wanted::default(); models];
         for entry in &state.waiting {
-            let (count, first) = &mut wanted[entry.model];
-            *count += 1;
-            let since: &mut Option<Instant> = first;
-            *since = Some(since.map_or(entry.submitted, |at| at.min(entry.submitted)));
+            let wanted = &mut wanted[entry.model];
+            wanted.waiting += 1;
+            let since = wanted.since.get_or_insert(entry.submitted);
+            *since = entry.submitted.min(*since);
         }
         for need in &state.running {
-            wanted[need.model].0 += 1;
+            wanted[need.model].running += 1;
         }
-        wanted
+        look(&wanted)
+    }
+
+    /// Nobody computes any more: what is here ends, and nothing else comes.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        self.abort();
+        self.lock().running.clear();
+        self.ended.notify_all();
     }
 
     /// Drops keys and values of waiting streams, those of the last in line

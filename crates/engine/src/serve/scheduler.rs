@@ -20,6 +20,8 @@ use crate::stream::StreamError;
 /// Tokens an answer is assumed to grow by before it ends, when memory is
 /// looked at: enough that few are put off, few enough that most get in.
 const EXPECTED_GROWTH: u64 = 64;
+/// Scopes of shared prefixes that are remembered.
+const MAX_ROOTS: usize = 1 << 16;
 
 pub(crate) struct Scheduler {
     pub(super) queue: Arc<Queue>,
@@ -27,6 +29,7 @@ pub(crate) struct Scheduler {
     pub(super) pages: Arc<PagePool>,
     pub(super) index: PrefixIndex,
     roots: BTreeMap<(usize, Option<UserId>), u64>,
+    next_root: u64,
     pub(super) threads: ThreadPool,
     pub(super) options: EngineOptions,
     pub(super) running: Vec<Entry>,
@@ -51,6 +54,7 @@ impl Scheduler {
             pages,
             index: PrefixIndex::default(),
             roots: BTreeMap::new(),
+            next_root: 0,
             options,
             running: Vec::new(),
             last: 0,
@@ -141,15 +145,15 @@ impl Scheduler {
                 PrefixSharing::User => Some(entry.standing.user.clone()),
                 PrefixSharing::Off => continue,
             };
-            let next = self.roots.len() as u64;
+            let next = self.next_root;
             let root = *self.roots.entry((model, scope)).or_insert(next);
+            self.next_root = self.next_root.max(root + 1);
             sequence.look_up(&mut self.index, root);
         }
-        // A root is only a name; users who are gone would add up.
-        if self.roots.len() > 1 << 16 {
-            for root in std::mem::take(&mut self.roots).into_values() {
-                self.index.forget(root);
-            }
+        // A root is only a name, never used twice; those of users who are gone
+        // would add up. Their pages go as they get old.
+        if self.roots.len() > MAX_ROOTS {
+            self.roots.clear();
         }
     }
 

@@ -61,7 +61,6 @@ pub(crate) struct Sequence {
 }
 
 struct Chain {
-    root: u64,
     end: Parent,
     pages: usize,
 }
@@ -148,7 +147,6 @@ impl Sequence {
             return;
         }
         let mut chain = Chain {
-            root,
             end: Parent::Root(root),
             pages: 0,
         };
@@ -170,7 +168,7 @@ impl Sequence {
         let (chunks, _) = self.tokens.as_chunks::<PAGE>();
         let new = chunks.iter().enumerate().take(full).skip(chain.pages);
         for (page, tokens) in new {
-            let (end, equal) = index.insert(chain.root, chain.end, *tokens, self.cache.page(page));
+            let (end, equal) = index.insert(chain.end, *tokens, self.cache.page(page));
             if let Some(equal) = equal {
                 self.cache.share(page, equal);
             }

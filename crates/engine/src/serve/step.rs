@@ -40,6 +40,10 @@ impl Scheduler {
         self.end_finished(model);
         let parts = self.compose(model);
         if parts.is_empty() {
+            // Admission sees to it that the first in line always has enough.
+            if self.running.len() == 1 && self.pages.free() < self.pages.budget() {
+                self.fail(model, StreamError::NotUsable);
+            }
             return;
         }
         let began = Instant::now();
@@ -115,15 +119,18 @@ impl Scheduler {
                 break;
             }
             let count = sequence.chunk(most);
-            need += sequence.cache().growth(count);
-            if self.pages.free() < need {
+            let growth = sequence.cache().growth(count);
+            if self.pages.free() < need + growth {
                 // What it takes from those behind it, they lose: they read
-                // again what they had read, when their turn comes.
-                if !self.make_room(place, need) {
-                    break;
-                }
+                // again what they had read, when their turn comes. Where that
+                // is not enough, somebody ahead may still find enough.
+                let enough = self.make_room(place, need + growth);
                 parts.retain(|part| self.reads(part));
+                if !enough {
+                    continue;
+                }
             }
+            need += growth;
             let Work::Sequence(sequence) = &self.running[place].work else {
                 continue;
             };

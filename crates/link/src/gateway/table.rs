@@ -262,7 +262,11 @@ impl Entry {
             .as_ref()
             .and_then(|report| report.models.first())
             .map_or(100.0, |model| model.first_token_ms);
-        Duration::from_secs_f32((first_token_ms / 1e3).clamp(0.005, 30.0))
+        // A report may hold anything, and a number that is none stays none
+        // when it is clamped.
+        let seconds = first_token_ms / 1e3;
+        let seconds = if seconds.is_finite() { seconds } else { 0.1 };
+        Duration::from_secs_f32(seconds.clamp(0.005, 30.0))
     }
 }
 

@@ -59,6 +59,24 @@ async fn the_first_token_wins_and_the_loser_is_cancelled_and_listed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loser_that_would_be_faster_later_never_speaks_into_the_answer() {
+    let world = hedged(Options::default());
+    let edge = vec![Step::Wait(30 * MS), Step::Say(40, 50 * MS), Step::End];
+    let phone = vec![Step::Wait(120 * MS), Step::Say(40, MS), Step::End];
+    world.node("edge").script(edge);
+    world.node("phone").script(phone);
+    let asked = request(EDGE_FIRST, |r| r.max_tokens = Some(40));
+    let stream = world.ask(asked, Context::default()).await.unwrap();
+    let events: Vec<_> = futures::StreamExt::collect(stream).await;
+    let (accepted, count, end) = outline(&events);
+    assert_eq!((accepted.last(), count), (Some(&"edge"), 40));
+    // All of the edge's own pace: nothing of it came from the phone.
+    assert!(end.unwrap().total >= 40 * 50 * MS);
+    assert_eq!(world.node("phone").called(), 1);
+    assert_eq!(world.node("phone").open.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_one_of_two_fails_the_other_answers() {
     let world = hedged(Options::default());
     world.node("edge").script(vec![

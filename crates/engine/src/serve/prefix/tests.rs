@@ -25,7 +25,7 @@ fn tokens(from: u32, count: u32) -> Vec<u32> {
 fn put(index: &mut PrefixIndex, root: u64, ids: &[u32], cache: &KvCache) {
     let mut at = Parent::Root(root);
     for (page, tokens) in ids.as_chunks::<PAGE>().0.iter().enumerate() {
-        (at, _) = index.insert(root, at, *tokens, cache.page(page));
+        (at, _) = index.insert(at, *tokens, cache.page(page));
     }
 }
 
@@ -52,9 +52,9 @@ fn an_equal_page_is_shared_instead_of_kept_twice() {
     let mut index = PrefixIndex::default();
     let (first, second) = (pages(&pool, 16), pages(&pool, 16));
     let key: [u32; PAGE] = std::array::from_fn(|i| i as u32);
-    let (at, other) = index.insert(1, Parent::Root(1), key, first.page(0));
+    let (at, other) = index.insert(Parent::Root(1), key, first.page(0));
     assert!(other.is_none());
-    let (again, other) = index.insert(1, Parent::Root(1), key, second.page(0));
+    let (again, other) = index.insert(Parent::Root(1), key, second.page(0));
     assert_eq!(at, again);
     assert!(Arc::ptr_eq(&other.unwrap(), first.page(0)));
 }
@@ -81,17 +81,4 @@ fn the_longest_unused_leaf_that_nobody_holds_goes_first() {
     drop(held);
     assert!(index.evict_until(|| pool.used() == 0));
     assert_eq!(index.stats().pages, 0);
-}
-
-#[test]
-fn a_root_is_forgotten_whole_and_the_others_stay() {
-    let pool = PagePool::new(1 << 20);
-    let mut index = PrefixIndex::default();
-    for root in [1, 2] {
-        let cache = pages(&pool, 48);
-        put(&mut index, root, &tokens(0, 48), &cache);
-    }
-    index.forget(1);
-    assert_eq!(index.lookup(1, &tokens(0, 49)).0.len(), 0);
-    assert_eq!(index.lookup(2, &tokens(0, 49)).0.len(), 3);
 }

@@ -60,6 +60,38 @@ async fn models_beyond_the_budget_are_loaded_when_asked_for_and_others_go() {
 }
 
 #[tokio::test]
+async fn a_model_is_loaded_although_another_is_asked_for_all_the_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
+    let one = Engine::open(vec![sources[0].clone()], EngineOptions::default()).unwrap();
+    let bytes = one.load().model_bytes;
+    drop(one);
+    let options = EngineOptions {
+        model_bytes: bytes,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::open(sources.to_vec(), options).unwrap();
+    let job = |name: &str, tokens: u32| {
+        let mut job = Ask::new("hello", tokens).job(&[]);
+        job.model = ModelId::new(name).unwrap();
+        job
+    };
+    // Three streams of `a` follow one another without a pause.
+    let busy = async {
+        let follow = async || loop {
+            let (ids, ending) = read(engine.submit(job("a", 400)).unwrap()).await;
+            assert_eq!((ids.len(), ending.is_ok()), (400, true));
+        };
+        futures::future::join3(follow(), follow(), follow()).await
+    };
+    let other = read(engine.submit(job("b", 5)).unwrap());
+    tokio::select! {
+        _ = busy => unreachable!("it goes on for ever"),
+        (ids, ending) = other => assert_eq!((ids.len(), ending.is_ok()), (5, true)),
+    }
+}
+
+#[tokio::test]
 async fn a_model_that_vanished_fails_its_requests_and_no_others() {
     let directory = tempfile::tempdir().unwrap();
     let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
