@@ -12,6 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tiermesh_core::{Account, ErrorClass, InferError, Time, Usd, UserId};
 
+mod refusal;
+
+use refusal::{number, over_the_request, over_the_window};
+
 /// The most accounts a ledger keeps; beyond it, those whose window is over and
 /// who reserve nothing are forgotten, and then nobody new is let in.
 const MAX_ACCOUNTS: usize = 65_536;
@@ -362,61 +366,6 @@ impl Spent {
             (self.window, self.settled) = (present, 0);
         }
     }
-}
-
-impl Name {
-    const fn kind(&self) -> usize {
-        match self {
-            Self::User(_) => 0,
-            Self::Key(_) => 1,
-            Self::Tenant(_) => 2,
-        }
-    }
-
-    const fn what(&self) -> &'static str {
-        match self {
-            Self::User(_) => "user",
-            Self::Key(_) => "API key",
-            Self::Tenant(_) => "tenant",
-        }
-    }
-}
-
-/// Which window it is, counted from the clock's origin.
-fn number(window: Window, now: Time) -> u64 {
-    let per = u64::try_from(window.per.as_micros())
-        .unwrap_or(u64::MAX)
-        .max(1);
-    now.as_us() / per
-}
-
-fn over_the_window(name: &Name, window: Window, now: Time) -> InferError {
-    let per = u64::try_from(window.per.as_micros())
-        .unwrap_or(u64::MAX)
-        .max(1);
-    let left = Duration::from_micros(per - now.as_us() % per);
-    let what = name.what();
-    InferError::new(
-        ErrorClass::Exhausted,
-        "BUDGET_EXHAUSTED",
-        format!(
-            "the {what}'s budget of {} in {} s is used up or reserved",
-            window.most,
-            window.per.as_secs()
-        ),
-    )
-    .with("removed_by", "over_budget")
-    .retry_after(left)
-}
-
-fn over_the_request(next: Usd, most: Usd) -> InferError {
-    InferError::new(
-        ErrorClass::Exhausted,
-        "BUDGET_EXHAUSTED",
-        format!("the answer would cost {next}, and `max_cost_usd` is {most}: raise it, or lower `max_tokens`"),
-    )
-    .with("field", "max_cost_usd")
-    .with("removed_by", "over_budget")
 }
 
 #[cfg(test)]

@@ -277,9 +277,12 @@ mod tests {
     #[test]
     fn who_would_not_get_a_place_in_time_is_refused_at_once() {
         let lobby = Lobby::default();
+        // Gaps count only while somebody waits.
+        let waits = lobby.join(Tier::Mec, 0, SECOND, 1_000).unwrap();
         for n in 0..20_u64 {
             lobby.freed(Tier::Mec, Time::from_us(n * 100_000));
         }
+        drop(waits);
         let mut held = Vec::new();
         let refused = loop {
             match lobby.join(Tier::Mec, 0, SECOND, 1_000) {

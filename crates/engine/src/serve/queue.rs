@@ -12,9 +12,11 @@ use super::speed::{Outlook, Speed, StepTime};
 use crate::engine::SubmitError;
 use crate::stream::StreamError;
 
+mod models;
 mod place;
 mod state;
 
+pub(crate) use models::Wanted;
 pub(crate) use place::Place;
 
 /// Who goes first is settled anew this often while somebody waits.
@@ -55,15 +57,6 @@ pub(crate) struct QueueLoad {
     pub(crate) queued_by_class: [usize; CLASSES],
     /// By model; none for one that was never in memory.
     pub(crate) models: Vec<Option<(tiermesh_core::ModelState, Option<f32>)>>,
-}
-
-/// How much a model is wanted.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) waiting: usize,
-    pub(crate) running: usize,
-    /// When the first of those that wait came.
-    pub(crate) since: Option<Instant>,
 }
 
 /// What to do about one that could be computed.
@@ -246,63 +239,6 @@ impl Queue {
         state.dirty = true;
         drop(state);
         self.changed.notify_all();
-    }
-
-    /// Applies `change` to those that wait for a model and are `meant`; those
-    /// that it fails leave, with its error.
-    pub(crate) fn prepare(
-        &self,
-        model: usize,
-        meant: impl Fn(&Entry) -> bool,
-        mut change: impl FnMut(&mut Entry) -> Result<(), StreamError>,
-    ) {
-        let taken: Vec<Entry> = {
-            let mut state = self.lock();
-            let of_model = |entry: &mut Entry| entry.model == model && meant(entry);
-            let taken: Vec<Entry> = state.waiting.extract_if(.., of_model).collect();
-            state.reserved += taken.len();
-            taken
-        };
-        for mut entry in taken {
-            let changed = change(&mut entry);
-            let mut state = self.lock();
-            state.reserved -= 1;
-            state.dirty = true;
-            match changed {
-                Ok(()) if !state.aborted && !entry.mailbox.is_abandoned() => {
-                    state.waiting.push(entry);
-                }
-                // Its end is told as it is dropped, once the lock is free.
-                Ok(()) => drop(state),
-                Err(error) => entry.mailbox.end(Err(error)),
-            }
-        }
-        self.changed.notify_all();
-        self.ended.notify_all();
-    }
-
-    /// Looks at how much each model is wanted, and keeps that so meanwhile.
-    pub(crate) fn with_wanted<T>(&self, models: usize, look: impl FnOnce(&[Wanted]) -> T) -> T {
-        let state = self.lock();
-        let mut wanted = vec![Wanted::default(); models];
-        for entry in &state.waiting {
-            let wanted = &mut wanted[entry.model];
-            wanted.waiting += 1;
-            let since = wanted.since.get_or_insert(entry.submitted);
-            *since = entry.submitted.min(*since);
-        }
-        for need in &state.running {
-            wanted[need.model].running += 1;
-        }
-        look(&wanted)
-    }
-
-    /// Nobody computes any more: what is here ends, and nothing else comes.
-    pub(crate) fn abandon(&self) {
-        self.close();
-        self.abort();
-        self.lock().running.clear();
-        self.ended.notify_all();
     }
 
     /// Drops keys and values of waiting streams, those of the last in line
