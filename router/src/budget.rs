@@ -223,7 +223,11 @@ impl Booking {
         if let Some((ledger, id)) = &self.entry {
             let mut guard = ledger.lock();
             let state = &mut *guard;
-            if let Some(reservation) = state.reservations.get(id) {
+            if let Some(reservation) = state.reservations.get_mut(id) {
+                // It is alive, whether or not there is money for more.
+                if !reservation.expired {
+                    reservation.until = now + EXPIRES;
+                }
                 // Where it had expired, what was used then is settled, and
                 // only the rest is reserved anew.
                 let wanted = next.saturating_sub(reservation.billed);
