@@ -16,7 +16,8 @@ Examples:
   tiermesh route replay --decisions decisions.jsonl --policy new.toml
   tiermesh route replay --decisions decisions.jsonl --old now.toml --policy new.toml --json")]
 pub(crate) struct Args {
-    /// The log: JSON lines, as a router records them.
+    /// The log: JSON lines, as `routing_quality --record` writes them; daemons
+    /// do not record yet.
     #[arg(long, value_name = "FILE")]
     decisions: PathBuf,
     /// The policies to try; they extend the built-in ones.
