@@ -116,9 +116,10 @@ def test_a_deadline_that_cannot_be_met_ends_the_stream_with_a_reason(client, clo
 
 
 def test_the_callers_own_deadline_binds_the_stream(client, mesh_model):
-    client.infer(prompt=TITLES[0], model=mesh_model)
+    """The pattern makes the answer long, so that no machine is too fast for the deadline."""
+    sampling = {"max_tokens": 400, "regex": "[a-z]{400}"}
     with pytest.raises(grpc.RpcError) as failed:
-        client.infer(timeout=0.0005, prompt=TITLES[0], sampling={"max_tokens": 400})
+        client.infer(timeout=0.002, prompt=TITLES[0], model=mesh_model, sampling=sampling)
     assert failed.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
