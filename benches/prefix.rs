@@ -183,10 +183,7 @@ fn found(requests: &[Vec<u64>], pages: usize) -> usize {
 
 fn model() -> anyhow::Result<Model> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/engine/tests/fixtures");
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve()?,
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve()?, Quantization::Q8);
     Ok(Model::load(&fixtures.join("tiny-llama"), options)?)
 }
 

@@ -61,10 +61,7 @@ fn main() -> anyhow::Result<()> {
         arguments.tokens
     };
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/engine/tests/fixtures");
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve()?,
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve()?, Quantization::Q8);
     let model = Model::load(&fixtures.join("tiny-llama"), options)?;
     let run = Run {
         // Some forty streams of a thousand tokens would need four times this.

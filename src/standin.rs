@@ -54,10 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         "`--listen` is {}: the stand-in checks no credentials, so it listens on loopback alone",
         args.listen
     );
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve()?,
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve()?, Quantization::Q8);
     let model = Model::load(&args.model, options)
         .with_context(|| format!("cannot load the model in {}", args.model.display()))?;
     let id = model.info().id.clone();

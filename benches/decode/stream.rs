@@ -19,10 +19,7 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn load(artifact: &Path, kernel: KernelPath) -> anyhow::Result<Self> {
-        let options = LoadOptions {
-            kernel,
-            assume: Quantization::Q8,
-        };
+        let options = LoadOptions::new(kernel, Quantization::Q8);
         let model = Model::load(artifact, options);
         let model = model.with_context(|| format!("cannot load {}", artifact.display()))?;
         let model = Arc::new(model);

@@ -123,10 +123,7 @@ fn sides(models: &Models) -> anyhow::Result<[Side; 3]> {
                 &packed
             }
         };
-        let options = LoadOptions {
-            kernel: KernelChoice::Auto.resolve()?,
-            assume: quantization,
-        };
+        let options = LoadOptions::new(KernelChoice::Auto.resolve()?, quantization);
         let ours = Embedder::load(directory, options);
         anyhow::Ok(Side {
             name: quantization.as_str(),

@@ -47,10 +47,7 @@ impl ChildArguments {
 
 fn first_token(artifact: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve()?,
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve()?, Quantization::Q8);
     let model = Model::load(artifact, options);
     let model = model.with_context(|| format!("cannot load {}", artifact.display()))?;
     let loaded = began.elapsed();

@@ -91,10 +91,7 @@ fn main() -> anyhow::Result<()> {
         true => models.artifact(Quantization::Q8)?,
         false => models.source.clone(),
     };
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve()?,
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve()?, Quantization::Q8);
     let model = Model::load(&directory, options)?;
     let requests: Vec<Request> = lengths(models.is_real())?
         .into_iter()

@@ -12,8 +12,8 @@ pub(super) use tiermesh_engine::{
     Embedder, Engine, FileEntry, Finished, ImportProgress, Output, TokenStream,
 };
 use tiermesh_engine::{
-    EngineOptions, ImportOptions, Job, KernelChoice, LoadOptions, Manifest, Model, ModelInfo,
-    SamplingOptions, SamplingParams,
+    EngineOptions, ImportOptions, Job, KernelChoice, KvCacheType, LoadOptions, Manifest, Model,
+    ModelInfo, SamplingOptions, SamplingParams,
 };
 
 /// The name of an artifact's manifest.
@@ -128,6 +128,15 @@ pub(super) enum Kernel {
     Scalar,
 }
 
+/// How keys and values are held.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(super) enum KvCache {
+    /// f16 beside quantised weights, f32 beside floats.
+    Auto,
+    /// Eight bits a number.
+    Q8,
+}
+
 impl Kernel {
     fn options(self) -> anyhow::Result<LoadOptions> {
         let choice = match self {
@@ -137,10 +146,10 @@ impl Kernel {
             Self::Portable => KernelChoice::Portable,
             Self::Scalar => KernelChoice::Scalar,
         };
-        Ok(LoadOptions {
-            kernel: choice.resolve()?,
-            assume: tiermesh_engine::Quantization::Q8,
-        })
+        Ok(LoadOptions::new(
+            choice.resolve()?,
+            tiermesh_engine::Quantization::Q8,
+        ))
     }
 }
 
@@ -148,8 +157,15 @@ impl Kernel {
 ///
 /// # Errors
 /// Names the file, and the key or tensor in it.
-pub(super) fn load(directory: &Path, kernel: Kernel) -> anyhow::Result<Model> {
-    Model::load(directory, kernel.options()?)
+pub(super) fn load(directory: &Path, kernel: Kernel, kv_cache: KvCache) -> anyhow::Result<Model> {
+    let options = LoadOptions {
+        kv_cache: match kv_cache {
+            KvCache::Auto => KvCacheType::Auto,
+            KvCache::Q8 => KvCacheType::Q8,
+        },
+        ..kernel.options()?
+    };
+    Model::load(directory, options)
         .with_context(|| format!("cannot load the model in {}", directory.display()))
 }
 

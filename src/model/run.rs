@@ -1,7 +1,9 @@
 //! `tiermesh model run`: one model, one answer, no mesh.
 
 use super::computed;
-use super::library::{self, Engine, Finished, Kernel, Output, Question, Sampling, TokenStream};
+use super::library::{
+    self, Engine, Finished, Kernel, KvCache, Output, Question, Sampling, TokenStream,
+};
 use super::store::ModelsDir;
 use crate::out;
 use anyhow::{Context as _, bail};
@@ -64,6 +66,9 @@ pub(super) struct Args {
     /// The code path that computes.
     #[arg(long, value_enum, default_value = "auto")]
     kernel: Kernel,
+    /// How keys and values are held.
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "auto")]
+    kv_cache: KvCache,
     /// Print one JSON object at the end instead of text.
     #[arg(long)]
     json: bool,
@@ -94,8 +99,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
     let begun = Instant::now();
-    let (directory, kernel) = (path, args.kernel);
-    let starting = computed(move || library::start(library::load(&directory, kernel)?, threads));
+    let (directory, kernel, kv_cache) = (path, args.kernel, args.kv_cache);
+    let starting =
+        computed(move || library::start(library::load(&directory, kernel, kv_cache)?, threads));
     // One listener for all of it: a signal between two would be lost.
     let stop = stop_requested();
     tokio::pin!(stop);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::artifact::{Artifact, ArtifactError};
 use crate::config::{Head, ModelConfig};
 use crate::kernel::Encoding;
-use crate::loaded::{LoadOptions, ModelInfo};
+use crate::loaded::{KvCacheType, LoadOptions, ModelInfo};
 use crate::model::{Encoder, Precision};
 use crate::pooling::Pooling;
 use crate::tokenizer::{EncodeError, TextTokenizer};
@@ -115,7 +115,11 @@ impl Embedder {
         let encoding = encoding.unwrap_or(Encoding::F32);
         let precision = Precision::Packed(encoding, options.kernel);
         Ok(Self {
-            info: ModelInfo::new(&manifest, &config, precision),
+            info: ModelInfo::new(
+                &manifest,
+                &config,
+                (precision, KvCacheType::Auto.beside(precision)),
+            ),
             encoder: Encoder::build(encoder, &*weights, (encoding, options.kernel))?,
             tokenizer,
             pooling: manifest.pooling,

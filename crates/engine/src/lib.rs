@@ -54,7 +54,7 @@ pub use engine::{
     SubmitError,
 };
 pub use kernel::{KernelChoice, KernelPath, KernelUnavailable, PackError, UnknownKernel};
-pub use loaded::{LoadOptions, Model, ModelInfo};
+pub use loaded::{KvCacheType, LoadOptions, Model, ModelInfo};
 pub use local::{LocalInfer, Prices};
 pub use sampler::{NotANumber, SamplingError, SamplingOptions, SamplingParams};
 pub use session::{Session, SessionError};

@@ -14,8 +14,8 @@ use crate::chat::{CHAT_TEMPLATE, ChatTemplate, PromptError, TOKENIZER_CONFIG, To
 use crate::config::ModelConfig;
 use crate::constraint::{Compiler, Constraint, ConstraintError};
 use crate::defaults::{GENERATION_CONFIG, GenerationDefaults};
-use crate::kernel::KernelPath;
-use crate::model::{Decoder, Precision};
+use crate::kernel::{Encoding, KernelPath};
+use crate::model::{Decoder, KvType, Precision};
 use crate::tokenizer::{EncodeError, TextTokenizer};
 
 /// Raised by every change that can change a token: kernels, row functions,
@@ -31,6 +31,44 @@ pub struct LoadOptions {
     /// How a directory without a manifest is held in memory. A manifest's own
     /// quantization wins.
     pub assume: Quantization,
+    /// How keys and values are held.
+    pub kv_cache: KvCacheType,
+}
+
+impl LoadOptions {
+    /// Keys and values in floats.
+    #[must_use]
+    pub fn new(kernel: KernelPath, assume: Quantization) -> Self {
+        Self {
+            kernel,
+            assume,
+            kv_cache: KvCacheType::Auto,
+        }
+    }
+}
+
+/// How keys and values are held (`engine.kv_cache`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvCacheType {
+    /// f16 beside quantised matrices, f32 beside floats.
+    #[default]
+    Auto,
+    /// Eight bits a number, with an f32 scale for each position and head: a
+    /// little more than half of f16's memory. The model's card says what that
+    /// does to its answers; `benches/README.md` has what it did to ours.
+    Q8,
+}
+
+impl KvCacheType {
+    /// What it means for matrices held like this.
+    pub(crate) fn beside(self, precision: Precision) -> KvType {
+        match (self, precision) {
+            (Self::Q8, _) => KvType::Q8,
+            // What is quantised anyway loses nothing that shows.
+            (Self::Auto, Precision::Packed(Encoding::Q8 | Encoding::Q4, _)) => KvType::F16,
+            (Self::Auto, _) => KvType::F32,
+        }
+    }
 }
 
 /// What a model is. All of it is public knowledge.
@@ -61,10 +99,14 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
-    pub(crate) fn new(manifest: &Manifest, config: &ModelConfig, precision: Precision) -> Self {
+    pub(crate) fn new(
+        manifest: &Manifest,
+        config: &ModelConfig,
+        (precision, kv): (Precision, KvType),
+    ) -> Self {
         let digest = ModelDigest::new(&manifest.digest).expect("a digest is 64 hex digits");
         Self {
-            numerics_id: numerics_id(manifest.quantization, precision, &digest),
+            numerics_id: numerics_id(manifest.quantization, (precision, kv), &digest),
             id: manifest.name.clone(),
             family: manifest.family.clone(),
             digest,
@@ -124,6 +166,7 @@ impl Model {
     pub fn load(directory: &Path, options: LoadOptions) -> Result<Self, ArtifactError> {
         let artifact = Artifact::open(directory, options.assume)?;
         let precision = artifact.precision(options.kernel);
+        let kv = options.kv_cache.beside(precision);
         let Artifact {
             manifest,
             config,
@@ -138,7 +181,7 @@ impl Model {
                 wanted: "write text",
             });
         };
-        let decoder = Decoder::build(shape, &*weights, precision)?;
+        let decoder = Decoder::build(shape, &*weights, (precision, kv))?;
         let file = |name| side.get(name).map(Vec::as_slice);
         let settings = TokenizerConfig::parse(file(TOKENIZER_CONFIG))?;
         let chat = ChatTemplate::new(&settings, file(CHAT_TEMPLATE))?;
@@ -164,7 +207,7 @@ impl Model {
             }),
         };
         Ok(Self {
-            info: ModelInfo::new(&manifest, &config, precision),
+            info: ModelInfo::new(&manifest, &config, (precision, kv)),
             decoder,
             tokenizer,
             vocab: u32::try_from(config.vocab()).unwrap_or(u32::MAX),
@@ -186,12 +229,13 @@ impl Model {
             return Ok(None);
         };
         let precision = outline.precision(options.kernel);
+        let kv = options.kv_cache.beside(precision);
         let defaults = outline
             .generation
             .as_deref()
             .map(GenerationDefaults::from_json);
         Ok(Some(Described {
-            info: ModelInfo::new(&outline.manifest, &outline.config, precision),
+            info: ModelInfo::new(&outline.manifest, &outline.config, (precision, kv)),
             defaults: defaults.transpose()?.unwrap_or_default(),
         }))
     }
@@ -317,10 +361,13 @@ impl std::fmt::Debug for Model {
 
 fn numerics_id(
     quantization: Quantization,
-    precision: Precision,
+    (precision, kv): (Precision, KvType),
     digest: &ModelDigest,
 ) -> NumericsId {
     let kernel = match precision {
+        Precision::Packed(_, path) if path.is_fused() => {
+            format!("{}-tiles-{}", quantization.as_str(), path.as_str())
+        }
         Precision::Packed(..) => format!("{}-tiles", quantization.as_str()),
         Precision::Dense => format!("f32-gemm-{}", vector_class()),
     };
@@ -329,7 +376,7 @@ fn numerics_id(
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,
         std::env::consts::OS,
-        precision.kv().as_str(),
+        kv.as_str(),
     );
     NumericsId::new(id).expect("made of letters, digits and allowed marks, under 200 bytes")
 }

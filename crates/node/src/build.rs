@@ -2,7 +2,7 @@
 
 use crate::capacity::EngineCapacity;
 use crate::catalog::NodeCatalog;
-use crate::config::{EngineConfig, GatewayConfig, NodeConfig, Role, SharingConfig};
+use crate::config::{EngineConfig, GatewayConfig, KvCacheConfig, NodeConfig, Role, SharingConfig};
 use crate::fleet::NodeFleet;
 use crate::guard::Rules;
 use anyhow::Context as _;
@@ -14,8 +14,8 @@ use std::time::Duration;
 use tiermesh_core::{Clock, Destination, MonotonicClock, Usd, UserId};
 use tiermesh_daemon::{DRAIN, PolicyWatch, epoch, policies, watch_policies};
 use tiermesh_engine::{
-    Engine, EngineOptions, KernelChoice, LoadOptions, LocalInfer, ModelSource, PrefixSharing,
-    Prices, Quantization,
+    Engine, EngineOptions, KernelChoice, KvCacheType, LoadOptions, LocalInfer, ModelSource,
+    PrefixSharing, Prices, Quantization,
 };
 use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, door_config, node_config};
@@ -183,8 +183,11 @@ fn start_engine(config: &EngineConfig) -> anyhow::Result<Engine> {
         .parse()
         .with_context(|| format!("`engine.kernel` is `{}`", config.kernel))?;
     let options = LoadOptions {
-        kernel: kernel.resolve()?,
-        assume: Quantization::Q8,
+        kv_cache: match config.kv_cache {
+            KvCacheConfig::Auto => KvCacheType::Auto,
+            KvCacheConfig::Q8 => KvCacheType::Q8,
+        },
+        ..LoadOptions::new(kernel.resolve()?, Quantization::Q8)
     };
     let sources = config.models.iter().map(|path| ModelSource {
         path: path.clone(),

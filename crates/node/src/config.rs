@@ -146,12 +146,27 @@ pub struct EngineConfig {
     /// `user` (one user's own) or `off`.
     #[serde(default)]
     pub prefix_sharing: SharingConfig,
+    /// How keys and values are held: `auto` (f16 beside quantised weights, f32
+    /// beside floats), or `q8` (half of f16's memory, a little less exact).
+    #[serde(default)]
+    pub kv_cache: KvCacheConfig,
     /// `auto`, `avx512`, `avx2`, `portable` or `scalar`.
     #[serde(default = "auto")]
     pub kernel: String,
     /// Users with another share of the engine than 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub user_weights: BTreeMap<UserId, f64>,
+}
+
+/// How keys and values are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvCacheConfig {
+    /// f16 beside quantised weights, f32 beside floats.
+    #[default]
+    Auto,
+    /// Eight bits a number.
+    Q8,
 }
 
 /// Whose prompts share computed beginnings.
@@ -295,6 +310,7 @@ mod tests {
                 kv_mib: kv_mib(),
                 models_mib: None,
                 prefix_sharing: SharingConfig::All,
+                kv_cache: KvCacheConfig::Auto,
                 kernel: auto(),
                 user_weights: BTreeMap::new(),
             },

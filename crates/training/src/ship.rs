@@ -59,10 +59,7 @@ impl Shipped {
     ///
     /// When the folder is no model or threads are refused.
     pub fn load(folder: &Path) -> Result<Self> {
-        let options = LoadOptions {
-            kernel: KernelChoice::Auto.resolve()?,
-            assume: Quantization::Q8,
-        };
+        let options = LoadOptions::new(KernelChoice::Auto.resolve()?, Quantization::Q8);
         let model = Model::load(folder, options)?;
         let name = model.info().id.clone();
         let engine = Engine::start(vec![model], EngineOptions::default())?;

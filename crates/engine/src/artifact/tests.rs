@@ -33,7 +33,12 @@ fn logits(artifact: &Artifact) -> Vec<f32> {
         panic!("a decoder")
     };
     let precision = artifact.precision(crate::kernel::KernelChoice::Auto.resolve().unwrap());
-    let model = Decoder::build(config, &*artifact.weights, precision).unwrap();
+    let model = Decoder::build(
+        config,
+        &*artifact.weights,
+        (precision, crate::model::KvType::F16),
+    )
+    .unwrap();
     model.forward(&[5, 6, 7], &mut model.cache())
 }
 

@@ -13,7 +13,7 @@ fn model() -> Arc<Model> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
     let kernel = KernelChoice::Auto.resolve().unwrap();
     let assume = crate::artifact::Quantization::Q8;
-    Arc::new(Model::load(&directory, LoadOptions { kernel, assume }).unwrap())
+    Arc::new(Model::load(&directory, LoadOptions::new(kernel, assume)).unwrap())
 }
 
 fn choice(texts: &[&str]) -> OutputConstraint {

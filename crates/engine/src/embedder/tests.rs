@@ -34,10 +34,7 @@ fn golden(name: &str) -> Golden {
 }
 
 fn load(name: &str, assume: Quantization) -> Embedder {
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve().unwrap(),
-        assume,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve().unwrap(), assume);
     Embedder::load(&directory(name), options).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
@@ -132,7 +129,7 @@ fn every_kernel_path_embeds_the_same_bits() {
     for assume in [Quantization::Q8, Quantization::F32] {
         let embed = |kernel: KernelChoice| {
             let kernel = kernel.resolve().ok()?;
-            let options = LoadOptions { kernel, assume };
+            let options = LoadOptions::new(kernel, assume);
             let model = Embedder::load(&directory("bert"), options).unwrap();
             Some((
                 model.info().numerics_id.clone(),
@@ -204,10 +201,7 @@ fn what_a_model_was_not_made_for_is_refused_by_name() {
         error.contains("cannot embed") && error.contains("label tokens"),
         "{error}"
     );
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve().unwrap(),
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve().unwrap(), Quantization::Q8);
     let error = Embedder::load(&directory("llama2"), options)
         .unwrap_err()
         .to_string();

@@ -16,10 +16,7 @@ use crate::stream::{Finished, Output, StreamError};
 pub(crate) fn tiny_engine(queue_capacity: usize) -> Engine {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
     let kernel = KernelChoice::Auto.resolve().unwrap();
-    let options = LoadOptions {
-        kernel,
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(kernel, Quantization::Q8);
     let model = Model::load(&directory, options).unwrap();
     Engine::start(
         vec![model],

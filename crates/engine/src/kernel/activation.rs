@@ -90,18 +90,35 @@ impl Work for Quantize<'_> {
     }
 }
 
+/// Writes a row as integers of eight bits, and returns what they are multiplied
+/// with to be the row again: NaN if a value is not finite.
+pub(crate) fn quantize_row(row: &[f32], out: &mut [i8]) -> f32 {
+    struct Row<'a>(&'a [f32], &'a mut [i8], &'a mut f32);
+    impl Work for Row<'_> {
+        #[inline(always)]
+        fn run(self) {
+            (*self.2, _) = quantize_block(self.0, self.1);
+        }
+    }
+    let mut scale = 0.0;
+    wide(Row(row, out, &mut scale));
+    scale
+}
+
 /// Fills `out` and returns the scale and the sum of what was written.
 #[inline(always)]
-fn quantize_block(block: &[f32; BLOCK], out: &mut [i8; BLOCK]) -> (f32, i32) {
+fn quantize_block(block: &[f32], out: &mut [i8]) -> (f32, i32) {
     let mut largest = 0;
     for value in block {
         largest = largest.max(value.to_bits() & 0x7fff_ffff);
     }
     let largest_value = f32::from_bits(largest);
     if largest >= NOT_FINITE {
+        out.fill(0);
         return (f32::NAN, 0);
     }
     if largest_value < TINY {
+        out.fill(0);
         return (0.0, 0);
     }
     let inverse = 127.0 / largest_value;

@@ -283,7 +283,7 @@ impl<'a> Call<'a> {
                     Kind::Scalar => w.map(|w| scalar::quantized(x, first, w, encoding)),
                     Kind::Portable => w.map(|w| portable::quantized(x, first, w, encoding)),
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2 | Kind::Avx512 => {
+                    Kind::Avx2 | Kind::Avx512 | Kind::Avx512Fused => {
                         super::x86::quantized(x, first, (w, ahead), encoding, self.path)
                     }
                 };

@@ -24,6 +24,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use activation::quantize_row;
 #[cfg(test)]
 pub(crate) use layout::BLOCK;
 pub(crate) use layout::{Encoding, PackedMatrix, ROWS, Shape, Storage};

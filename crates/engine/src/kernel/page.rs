@@ -9,7 +9,7 @@ use super::widen;
 /// Positions of a page.
 pub(crate) const PAGE: usize = 16;
 
-/// A number of a page: f32, or f16 as its bits.
+/// A number of a page: f32, f16 as its bits, or an integer of eight bits.
 pub(crate) trait Cell: Copy + Send + Sync + 'static {
     fn widen(self) -> f32;
 }
@@ -18,6 +18,13 @@ impl Cell for u16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         widen(self)
+    }
+}
+
+impl Cell for i8 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
     }
 }
 

@@ -112,9 +112,29 @@ pub(super) enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// Multiplies and adds with one rounding: bits of its own.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Fused,
 }
 
 impl KernelPath {
+    /// The same path with products and sums rounded once instead of twice: to
+    /// measure what equal bits on every path cost. No configuration names it,
+    /// and models on it have numerics ids of their own. None but for AVX-512.
+    #[must_use]
+    pub fn fused(self) -> Option<Self> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Fused => Some(Self(Kind::Avx512Fused)),
+            _ => None,
+        }
+    }
+
+    /// Whether its bits are its own.
+    pub(crate) fn is_fused(self) -> bool {
+        self.fused() == Some(self)
+    }
+
     pub(super) fn kind(self) -> Kind {
         self.0
     }
@@ -128,7 +148,7 @@ impl KernelPath {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 4,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => super::linear::GROUP,
+            Kind::Avx512 | Kind::Avx512Fused => super::linear::GROUP,
         }
     }
 
@@ -136,7 +156,7 @@ impl KernelPath {
     pub(super) fn pairs(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => true,
+            Kind::Avx512 | Kind::Avx512Fused => true,
             _ => false,
         }
     }
@@ -151,6 +171,8 @@ impl KernelPath {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Fused => "avx512-fused",
         }
     }
 }

@@ -5,10 +5,7 @@ use crate::kernel::KernelChoice;
 
 fn model(name: &str) -> Model {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let options = LoadOptions {
-        kernel: KernelChoice::Auto.resolve().unwrap(),
-        assume: Quantization::Q8,
-    };
+    let options = LoadOptions::new(KernelChoice::Auto.resolve().unwrap(), Quantization::Q8);
     Model::load(&fixtures.join(name), options).unwrap()
 }
 

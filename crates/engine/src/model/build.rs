@@ -2,9 +2,9 @@
 
 use burn::tensor::Device;
 
+use super::device;
 use super::layers::{LayerNorm, PackedLinear, Projection, RmsNorm};
 use super::stack::Norm;
-use super::{KvType, device};
 use crate::artifact::TensorError;
 use crate::kernel::{Encoding, KernelPath, PackedMatrix, Shape, pack};
 
@@ -15,17 +15,6 @@ pub(crate) enum Precision {
     Packed(Encoding, KernelPath),
     /// f32, as the file has them. For comparison with other programs.
     Dense,
-}
-
-impl Precision {
-    /// How keys and values are stored beside such matrices: what is quantised
-    /// anyway loses nothing that shows.
-    pub(crate) fn kv(self) -> KvType {
-        match self {
-            Self::Packed(Encoding::Q8 | Encoding::Q4, _) => KvType::F16,
-            Self::Packed(Encoding::F16 | Encoding::F32, _) | Self::Dense => KvType::F32,
-        }
-    }
 }
 
 /// A matrix as its file holds it.

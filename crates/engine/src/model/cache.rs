@@ -5,18 +5,19 @@
 //! come out of one pass without a horizontal sum, then the values as
 //! `[16, head_dim]`. Pages are shared by reference count: only the last one of
 //! a cache is ever written to, and it is copied first when somebody else holds
-//! it. A page counts against the [`PagePool`] it came from until its last
+//! it. Numbers of eight bits have a scale for each position of a head, beside
+//! its page's numbers. A page counts against the [`PagePool`] it came from until its last
 //! holder drops it.
 
 use std::sync::Arc;
 
-use half::f16;
-
-use crate::kernel::page::Cell;
 pub(crate) use crate::kernel::page::PAGE;
 
+mod page;
 mod pool;
 
+use page::Cells;
+pub(crate) use page::{Element, Page};
 pub(crate) use pool::PagePool;
 
 /// How keys and values are stored.
@@ -24,6 +25,8 @@ pub(crate) use pool::PagePool;
 pub(crate) enum KvType {
     F16,
     F32,
+    /// Eight bits and, for each position and head, a scale.
+    Q8,
 }
 
 impl KvType {
@@ -31,6 +34,7 @@ impl KvType {
         match self {
             Self::F16 => "kv-f16",
             Self::F32 => "kv-f32",
+            Self::Q8 => "kv-q8",
         }
     }
 }
@@ -54,13 +58,23 @@ impl KvLayout {
         2 * self.half() * self.layers * self.kv_heads
     }
 
+    /// Scales of a page: for each layer and head those of its keys, then those
+    /// of its values.
+    fn scales_len(self) -> usize {
+        match self.kind {
+            KvType::F16 | KvType::F32 => 0,
+            KvType::Q8 => 2 * PAGE * self.layers * self.kv_heads,
+        }
+    }
+
     /// Bytes of a page.
     pub(crate) fn page_bytes(self) -> usize {
-        self.page_len()
-            * match self.kind {
-                KvType::F16 => size_of::<u16>(),
-                KvType::F32 => size_of::<f32>(),
-            }
+        let cell = match self.kind {
+            KvType::F16 => size_of::<u16>(),
+            KvType::F32 => size_of::<f32>(),
+            KvType::Q8 => size_of::<i8>(),
+        };
+        self.page_len() * cell + self.scales_len() * size_of::<f32>()
     }
 
     /// Pages that so many positions take.
@@ -71,89 +85,9 @@ impl KvLayout {
     fn at(self, layer: usize, head: usize) -> usize {
         2 * self.half() * (layer * self.kv_heads + head)
     }
-}
 
-/// A number of a page.
-pub(crate) trait Element: Cell {
-    fn narrow(value: f32) -> Self;
-    fn of(page: &Page) -> &[Self];
-    fn of_mut(page: &mut Page) -> &mut [Self];
-}
-
-/// f16 as its bits.
-impl Element for u16 {
-    fn narrow(value: f32) -> Self {
-        f16::from_f32(value).to_bits()
-    }
-
-    fn of(page: &Page) -> &[Self] {
-        match &page.cells {
-            Cells::F16(values) => values,
-            Cells::F32(_) => &[],
-        }
-    }
-
-    fn of_mut(page: &mut Page) -> &mut [Self] {
-        match &mut page.cells {
-            Cells::F16(values) => values,
-            Cells::F32(_) => &mut [],
-        }
-    }
-}
-
-impl Element for f32 {
-    fn narrow(value: f32) -> Self {
-        value
-    }
-
-    fn of(page: &Page) -> &[Self] {
-        match &page.cells {
-            Cells::F32(values) => values,
-            Cells::F16(_) => &[],
-        }
-    }
-
-    fn of_mut(page: &mut Page) -> &mut [Self] {
-        match &mut page.cells {
-            Cells::F32(values) => values,
-            Cells::F16(_) => &mut [],
-        }
-    }
-}
-
-/// Sixteen positions of every layer.
-pub(crate) struct Page {
-    cells: Cells,
-    pool: Arc<PagePool>,
-}
-
-#[derive(Clone)]
-enum Cells {
-    F16(Vec<u16>),
-    F32(Vec<f32>),
-}
-
-impl Page {
-    fn copied(&self) -> Self {
-        self.pool.hold(self.bytes());
-        Self {
-            cells: self.cells.clone(),
-            pool: Arc::clone(&self.pool),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match &self.cells {
-            Cells::F16(values) => size_of_val(&**values),
-            Cells::F32(values) => size_of_val(&**values),
-        }
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        let bytes = self.bytes();
-        self.pool.release(bytes, &mut self.cells);
+    fn scales_at(self, layer: usize, head: usize) -> usize {
+        2 * PAGE * (layer * self.kv_heads + head)
     }
 }
 
@@ -256,17 +190,21 @@ impl KvCache {
         let layout = self.layout;
         let page = Arc::get_mut(&mut self.pages[position / PAGE]);
         let page = page.expect("reserve makes the pages that are written ours");
-        let cells = E::of_mut(page);
+        let (cells, scales) = E::of_mut(page);
         let (width, slot) = (layout.head_dim, position % PAGE);
+        let mut narrow = vec![E::default(); width];
         let heads = k.chunks_exact(width).zip(v.chunks_exact(width));
         for (head, (k, v)) in heads.enumerate() {
             let at = layout.at(layer, head);
             let (keys, values) = cells[at..at + 2 * layout.half()].split_at_mut(layout.half());
-            for (column, k) in keys.chunks_exact_mut(PAGE).zip(k) {
-                column[slot] = E::narrow(*k);
+            let key_scale = E::narrow(k, &mut narrow);
+            for (column, k) in keys.chunks_exact_mut(PAGE).zip(&narrow) {
+                column[slot] = *k;
             }
-            for (cell, v) in values[slot * width..][..width].iter_mut().zip(v) {
-                *cell = E::narrow(*v);
+            let value_scale = E::narrow(v, &mut values[slot * width..][..width]);
+            if let (Some(key), Some(value)) = (key_scale, value_scale) {
+                let at = layout.scales_at(layer, head) + slot;
+                (scales[at], scales[at + PAGE]) = (key, value);
             }
         }
     }
@@ -284,5 +222,20 @@ impl KvCache {
         let cells = E::of(&self.pages[page]);
         let at = self.layout.at(layer, head) + self.layout.half();
         &cells[at..][..self.layout.half()]
+    }
+
+    /// What a page's keys of one layer and head are multiplied with, position
+    /// by position, and what its values are; none where they are as they were.
+    #[inline(always)]
+    pub(crate) fn scales(
+        &self,
+        page: usize,
+        layer: usize,
+        head: usize,
+    ) -> Option<(&[f32; PAGE], &[f32; PAGE])> {
+        let scales = self.pages[page].scales()?;
+        let at = self.layout.scales_at(layer, head);
+        let (keys, values) = scales[at..][..2 * PAGE].split_at(PAGE);
+        Some((keys.try_into().ok()?, values.try_into().ok()?))
     }
 }

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::build::{Builder, Part, Precision, Weights};
 use super::layers::{Projection, RmsNorm};
 use super::math::{self, AttendSpec, Rotation, Segment};
-use super::{Activation, KvCache, KvLayout, device, ops};
+use super::{Activation, KvCache, KvLayout, KvType, device, ops};
 use crate::artifact::TensorError;
 use crate::config::{AttentionKind, DecoderConfig, Rope};
 
@@ -77,7 +77,7 @@ impl Decoder {
     pub(crate) fn build(
         config: &DecoderConfig,
         weights: &dyn Weights,
-        precision: Precision,
+        (precision, kv): (Precision, KvType),
     ) -> Result<Self, TensorError> {
         let builder = Builder::new(weights, precision);
         let table = |name: &str| {
@@ -114,7 +114,7 @@ impl Decoder {
                 layers: config.layers.len(),
                 kv_heads: config.kv_heads,
                 head_dim: config.head_dim,
-                kind: precision.kv(),
+                kind: kv,
             },
             vocab: config.vocab,
         })

@@ -8,6 +8,7 @@ use super::*;
 use crate::artifact::{Artifact, Quantization};
 use crate::config::ModelConfig;
 use crate::kernel::{Encoding, KernelChoice, KernelPath};
+use crate::loaded::KvCacheType;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -60,7 +61,8 @@ fn build(artifact: &Artifact, precision: Precision) -> Decoder {
     let ModelConfig::Decoder(config) = &artifact.config else {
         panic!("{:?} is no decoder", artifact.config)
     };
-    Decoder::build(config, &*artifact.weights, precision).unwrap()
+    let kv = KvCacheType::Auto.beside(precision);
+    Decoder::build(config, &*artifact.weights, (precision, kv)).unwrap()
 }
 
 fn auto() -> KernelPath {
@@ -237,7 +239,8 @@ fn a_shape_that_the_weights_do_not_have_is_named() {
     };
     let mut config = config.clone();
     config.layers.push(config.layers[0]);
-    let error = Decoder::build(&config, &*artifact.weights, Precision::Dense).unwrap_err();
+    let error =
+        Decoder::build(&config, &*artifact.weights, (Precision::Dense, KvType::F32)).unwrap_err();
     let message = format!("{error}");
     assert!(message.contains("model.layers.2."), "{message}");
 }

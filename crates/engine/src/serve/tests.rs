@@ -12,7 +12,7 @@ use tiermesh_core::{Content, ModelId, Residency, Task, TaskResult, UserId};
 use crate::artifact::{ImportOptions, Quantization, import};
 use crate::engine::{Engine, EngineOptions, Job, ModelSource, PrefixSharing, SubmitError};
 use crate::kernel::KernelChoice;
-use crate::loaded::{LoadOptions, Model};
+use crate::loaded::{KvCacheType, LoadOptions, Model};
 use crate::model::PagePool;
 use crate::sampler::{SamplingOptions, SamplingParams};
 use crate::serve::sequence::{Plan, Sequence, Step};
@@ -28,17 +28,21 @@ fn fixture(name: &str) -> PathBuf {
 
 fn options(assume: Quantization) -> LoadOptions {
     let kernel = KernelChoice::Auto.resolve().unwrap();
-    LoadOptions { kernel, assume }
+    LoadOptions::new(kernel, assume)
 }
 
-fn tiny(assume: Quantization) -> Model {
-    Model::load(&fixture("tiny-llama"), options(assume)).unwrap()
+fn tiny(options: LoadOptions) -> Model {
+    Model::load(&fixture("tiny-llama"), options).unwrap()
+}
+
+fn tiny_q8() -> Model {
+    tiny(options(Quantization::Q8))
 }
 
 fn engine(change: impl FnOnce(&mut EngineOptions)) -> Engine {
     let mut options = EngineOptions::default();
     change(&mut options);
-    Engine::start(vec![tiny(Quantization::Q8)], options).unwrap()
+    Engine::start(vec![tiny_q8()], options).unwrap()
 }
 
 fn count(n: usize) -> NonZeroUsize {
@@ -168,10 +172,15 @@ proptest! {
     #[test]
     fn what_a_stream_says_does_not_depend_on_batches_chunks_prefixes_or_cuts(
         asks in asks(), streams in 1usize..6, step_us in 1u64..20_000, pages in 14usize..60,
-        sharing in 0usize..3, dense: bool,
+        sharing in 0usize..3, held in 0usize..3,
     ) {
-        let assume = if dense { Quantization::F32 } else { Quantization::Q8 };
-        let model = Arc::new(tiny(assume));
+        let kv_cache = KvCacheType::Q8;
+        let held = [
+            options(Quantization::F32),
+            options(Quantization::Q8),
+            LoadOptions { kv_cache, ..options(Quantization::Q8) },
+        ][held];
+        let model = Arc::new(tiny(held));
         let mut options = EngineOptions {
             streams: count(streams),
             step: Duration::from_micros(step_us),
@@ -180,7 +189,7 @@ proptest! {
         };
         options.prefix_sharing =
             [PrefixSharing::All, PrefixSharing::User, PrefixSharing::Off][sharing];
-        let engine = Engine::start(vec![tiny(assume)], options).unwrap();
+        let engine = Engine::start(vec![tiny(held)], options).unwrap();
         let expected: Vec<Vec<u32>> = asks.iter().map(|(ask, ..)| ask.alone(&model)).collect();
         block_on(async {
             let mut open = Vec::new();
@@ -208,7 +217,7 @@ proptest! {
 
 #[tokio::test]
 async fn streams_that_do_not_fit_together_are_put_off_and_never_fail() {
-    let model = Arc::new(tiny(Quantization::Q8));
+    let model = Arc::new(tiny_q8());
     let prompt = "a prompt of some length, so that it takes pages. ".repeat(4);
     let asks: Vec<Ask> = (0..5)
         .map(|seed| Ask {

@@ -23,6 +23,16 @@ fn fetch<const T: usize>(ahead: TileRow<'_>, at: usize) {
 /// Results by tile row, then by token.
 type Out<const T: usize, const W: usize> = [[[f32; ROWS]; T]; W];
 
+/// `sum + a × b`, rounded once if `FUSED` and twice if not.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_product<const FUSED: bool>(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    match FUSED {
+        true => _mm512_fmadd_ps(a, b, sum),
+        false => _mm512_add_ps(sum, _mm512_mul_ps(a, b)),
+    }
+}
+
 /// Adds a block's dot products, scaled, to the sums. A macro, since a function
 /// with this many registers' worth of arguments goes through memory. In an
 /// unsafe block: `block` must be below the number of blocks of every row and of
@@ -39,8 +49,8 @@ macro_rules! accumulate {
             let scale = _mm512_set1_ps(*$rows[t].scales.get_unchecked($block));
             for i in 0..W {
                 let factor = _mm512_mul_ps(scale, scales[i]);
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps($dots[i][t]), factor);
-                $sums[i][t] = _mm512_add_ps($sums[i][t], scaled);
+                let dot = _mm512_cvtepi32_ps($dots[i][t]);
+                $sums[i][t] = add_product::<FUSED>($sums[i][t], dot, factor);
             }
         }
     };
@@ -54,7 +64,7 @@ macro_rules! accumulate {
 /// The processor has the features; every row has as many blocks as each of
 /// `w`, which [`Row::new`] asserts.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn q8<const T: usize, const W: usize>(
+pub(super) unsafe fn q8<const T: usize, const W: usize, const FUSED: bool>(
     rows: [Row<'_>; T],
     w: [TileRow<'_>; W],
     ahead: [TileRow<'_>; W],
@@ -96,7 +106,7 @@ pub(super) unsafe fn q8<const T: usize, const W: usize>(
 ///
 /// As for [`q8`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn q4<const T: usize, const W: usize>(
+pub(super) unsafe fn q4<const T: usize, const W: usize, const FUSED: bool>(
     rows: [Row<'_>; T],
     w: [TileRow<'_>; W],
     ahead: [TileRow<'_>; W],
@@ -146,7 +156,7 @@ pub(super) unsafe fn q4<const T: usize, const W: usize>(
 /// The processor has the features; all rows are of one length, and each of `w`
 /// has sixteen cells for each of their inputs.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn floats<E: Cell, const T: usize, const W: usize>(
+pub(super) unsafe fn floats<E: Cell, const T: usize, const W: usize, const FUSED: bool>(
     rows: [&[f32]; T],
     w: [TileRow<'_>; W],
     ahead: [TileRow<'_>; W],
@@ -163,7 +173,7 @@ pub(super) unsafe fn floats<E: Cell, const T: usize, const W: usize>(
             // SAFETY: all rows have as many inputs as the first.
             let x = _mm512_set1_ps(unsafe { *rows[t].get_unchecked(input) });
             for i in 0..W {
-                sums[i][t] = _mm512_add_ps(sums[i][t], _mm512_mul_ps(x, weights[i]));
+                sums[i][t] = add_product::<FUSED>(sums[i][t], x, weights[i]);
             }
         }
     }

@@ -126,9 +126,13 @@ pub(super) fn quantized<const T: usize, const W: usize>(
     match (path.kind(), encoding) {
         // SAFETY: a `KernelPath` of this kind exists only where the processor
         // was seen to have AVX-512F, BW and VNNI.
-        (Kind::Avx512, Encoding::Q8) => unsafe { avx512::q8(rows, w, ahead) },
+        (Kind::Avx512, Encoding::Q8) => unsafe { avx512::q8::<T, W, false>(rows, w, ahead) },
         // SAFETY: as above.
-        (Kind::Avx512, _) => unsafe { avx512::q4(rows, w, ahead) },
+        (Kind::Avx512, _) => unsafe { avx512::q4::<T, W, false>(rows, w, ahead) },
+        // SAFETY: as above; a fused path is made of one that is not.
+        (Kind::Avx512Fused, Encoding::Q8) => unsafe { avx512::q8::<T, W, true>(rows, w, ahead) },
+        // SAFETY: as above.
+        (Kind::Avx512Fused, _) => unsafe { avx512::q4::<T, W, true>(rows, w, ahead) },
         // SAFETY: a path of any other kind that reaches this module was seen
         // to have AVX2 and F16C.
         (_, Encoding::Q8) => w.map(|w| unsafe { avx2::q8(rows, w) }),
@@ -149,7 +153,9 @@ pub(super) fn floats<E: Cell, const T: usize, const W: usize>(
     assert!(w.iter().all(|w| bytes <= w.bytes.len()));
     match path.kind() {
         // SAFETY: as in `quantized`; the lengths were just compared.
-        Kind::Avx512 => unsafe { avx512::floats::<E, T, W>(rows, w, ahead) },
+        Kind::Avx512 => unsafe { avx512::floats::<E, T, W, false>(rows, w, ahead) },
+        // SAFETY: as above; a fused path is made of one that is not.
+        Kind::Avx512Fused => unsafe { avx512::floats::<E, T, W, true>(rows, w, ahead) },
         // SAFETY: as in `quantized`; the lengths were just compared.
         _ => w.map(|w| unsafe { avx2::floats::<E, T>(rows, w) }),
     }

@@ -11,9 +11,11 @@ use super::super::page::{Cell, PAGE, plain_weigh};
 /// The processor has AVX-512F; sixteen numbers from `at` must be readable.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn load<E: Cell>(at: *const E) -> __m512 {
-    // SAFETY: the caller's. Cells of two bytes are f16, those of four f32.
+    // SAFETY: the caller's. Cells of one byte are integers, those of two f16,
+    // those of four f32.
     unsafe {
         match size_of::<E>() {
+            1 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))),
             2 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
             _ => _mm512_loadu_ps(at.cast()),
         }
@@ -30,6 +32,7 @@ pub(super) unsafe fn load_half<E: Cell>(at: *const E) -> __m256 {
     // SAFETY: as above.
     unsafe {
         match size_of::<E>() {
+            1 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))),
             2 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
             _ => _mm256_loadu_ps(at.cast()),
         }

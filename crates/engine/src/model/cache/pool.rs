@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Cells, KvLayout, KvType, Page};
+use super::{Cells, KvLayout, Page};
 
 /// The most pages whose memory is kept for the next ones, so that a stream's
 /// growth does not go to the system for memory every sixteen tokens.
@@ -50,10 +50,7 @@ impl PagePool {
     /// A page of zeros.
     pub(super) fn page(self: &Arc<Self>, layout: KvLayout) -> Page {
         self.hold(layout.page_bytes());
-        let cells = self.reused(layout).unwrap_or_else(|| match layout.kind {
-            KvType::F16 => Cells::F16(vec![0; layout.page_len()]),
-            KvType::F32 => Cells::F32(vec![0.0; layout.page_len()]),
-        });
+        let cells = self.reused(layout).unwrap_or_else(|| Cells::new(layout));
         Page {
             cells,
             pool: Arc::clone(self),
@@ -64,17 +61,10 @@ impl PagePool {
     /// within another's reach.
     fn reused(&self, layout: KvLayout) -> Option<Cells> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = spare.iter().rposition(|cells| match (cells, layout.kind) {
-            (Cells::F16(values), KvType::F16) => values.len() == layout.page_len(),
-            (Cells::F32(values), KvType::F32) => values.len() == layout.page_len(),
-            _ => false,
-        })?;
+        let fits = spare.iter().rposition(|cells| cells.fit(layout))?;
         let mut cells = spare.swap_remove(fits);
         drop(spare);
-        match &mut cells {
-            Cells::F16(values) => values.fill(0),
-            Cells::F32(values) => values.fill(0.0),
-        }
+        cells.clear();
         Some(cells)
     }
 

@@ -93,6 +93,7 @@ pub(crate) fn attend(
         match segment.cache.layout().kind {
             KvType::F16 => one::<u16>(qkv, first, &mut segment, spec, out),
             KvType::F32 => one::<f32>(qkv, first, &mut segment, spec, out),
+            KvType::Q8 => one::<i8>(qkv, first, &mut segment, spec, out),
         }
     };
     let alone = work.len() == 1 || rayon::current_thread_index().is_none();
@@ -270,6 +271,9 @@ impl<E: Element> Unit<'_, E> {
         for (index, page) in pages.clone().enumerate() {
             let keys = cache.keys::<E>(page, layer, kv_head);
             self.score_page(rows, keys, (index * PAGE, span), scores);
+            if let Some((scales, _)) = cache.scales(page, layer, kv_head) {
+                scale_page(scales, (index * PAGE, span), scores);
+            }
         }
         for (row, scores) in rows.iter().zip(scores.chunks_exact_mut(span)) {
             let from = row.sees.start - pages.start * PAGE;
@@ -281,6 +285,9 @@ impl<E: Element> Unit<'_, E> {
         }
         for (index, page) in pages.enumerate() {
             let values = cache.values::<E>(page, layer, kv_head);
+            if let Some((_, scales)) = cache.scales(page, layer, kv_head) {
+                scale_page(scales, (index * PAGE, span), scores);
+            }
             self.weigh_page(rows, values, (page, index, span), scores);
         }
     }
@@ -367,5 +374,15 @@ impl<E: Element> Unit<'_, E> {
         });
         page::weigh(weights, values, outs);
         R
+    }
+}
+
+/// Multiplies all rows' scores, or weights, for one page with its positions'
+/// scales.
+fn scale_page(scales: &[f32; PAGE], (at, span): (usize, usize), scores: &mut [f32]) {
+    for row in scores.chunks_exact_mut(span) {
+        for (score, scale) in row[at..][..PAGE].iter_mut().zip(scales) {
+            *score *= scale;
+        }
     }
 }

@@ -11,7 +11,7 @@ use tiermesh_core::{Content, Message, Role};
 fn model(assume: Quantization) -> Arc<Model> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
     let kernel = KernelChoice::Auto.resolve().unwrap();
-    Arc::new(Model::load(&directory, LoadOptions { kernel, assume }).unwrap())
+    Arc::new(Model::load(&directory, LoadOptions::new(kernel, assume)).unwrap())
 }
 
 fn plan(model: &Model, temperature: f32) -> Plan {

@@ -42,7 +42,7 @@ async fn models_beyond_the_budget_are_loaded_when_asked_for_and_others_go() {
         residency(&engine),
         [Residency::Hot, Residency::Hot, Residency::Warm]
     );
-    let expected = Ask::new("hello", 12).alone(&Arc::new(tiny(Quantization::Q8)));
+    let expected = Ask::new("hello", 12).alone(&Arc::new(tiny_q8()));
     for name in ["c", "a", "b", "c"] {
         let mut job = Ask::new("hello", 12).job(&[]);
         job.model = ModelId::new(name).unwrap();
