@@ -8,11 +8,17 @@ use tiermesh_proto::v1::fleet_client::FleetClient;
 
 /// Arguments of `tiermesh nodes`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   tiermesh nodes
-  tiermesh nodes --endpoint http://127.0.0.1:8081 --json")]
+  tiermesh nodes --endpoint http://127.0.0.1:8081 --json
+  tiermesh nodes preload edge-1 brand-extractor"
+)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     door: DoorArgs,
     /// Print one JSON object a line.
@@ -20,11 +26,34 @@ pub(crate) struct Args {
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Tell a node to bring a model into memory before it is asked for.
+    ///
+    /// The node obeys if the model fits beside those in memory; a model that is
+    /// kept elsewhere is fetched first. `tiermesh nodes` shows what became of it.
+    Preload {
+        /// The node's id.
+        node: String,
+        /// The model's exact name.
+        model: String,
+        #[command(flatten)]
+        door: DoorArgs,
+    },
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// What the door said instead of listing.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(Command::Preload { node, model, door }) = args.command {
+        let mut fleet = FleetClient::new(connect(&door.endpoint).await?);
+        let told = v1::PreloadRequest { node, model };
+        let told = fleet.preload(told).await;
+        told.map_err(|status| explain(&status))?;
+        return Ok(());
+    }
     let mut fleet = FleetClient::new(connect(&args.door.endpoint).await?);
     let listed = fleet
         .list_nodes(v1::ListNodesRequest {})

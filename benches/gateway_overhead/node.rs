@@ -258,6 +258,8 @@ impl CapacitySource for Script {
         CAPACITY
     }
 
+    fn preload(&self, _: &ModelId) {}
+
     fn report(&self) -> CapacityReport {
         let active = self.active();
         CapacityReport {

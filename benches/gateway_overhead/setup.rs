@@ -52,7 +52,7 @@ impl Place {
             link,
         ];
         let exe = std::env::current_exe()?;
-        let node = Daemon::start(&exe, dir.path(), NODE, &arguments).await?;
+        let node = Daemon::start(&exe, dir.path(), NODE, &arguments, &[]).await?;
         let target = node.endpoint().trim_start_matches("http://").parse()?;
         let haproxy = Haproxy::start(dir.path(), target).await?;
         wait_until_linked(&gateway).await?;
@@ -132,7 +132,7 @@ async fn gateway(dir: &Path) -> anyhow::Result<Daemon> {
         config.display().to_string(),
     ];
     let exe = Path::new(env!("CARGO_BIN_EXE_tiermesh"));
-    Daemon::start(exe, dir, GATEWAY, &arguments).await
+    Daemon::start(exe, dir, GATEWAY, &arguments, &[]).await
 }
 
 async fn wait_until_linked(gateway: &Daemon) -> anyhow::Result<()> {

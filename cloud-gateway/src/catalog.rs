@@ -49,6 +49,10 @@ impl Catalog for GatewayCatalog {
         nodes
     }
 
+    fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError> {
+        self.table.preload(node, model)
+    }
+
     fn locate(&self, ask: &Locate) -> Result<Vec<Located>, InferError> {
         let mut nodes = self.table.list();
         nodes.retain(|node| suits(node, ask));

@@ -1,7 +1,6 @@
 //! `tiermesh model import`: from somebody's checkpoint to our artifact.
 
 use super::computed;
-use super::hub::{Hub, HubConfig, RepoRef};
 use super::library::{self, Described, Quantization};
 use super::progress::Progress;
 use super::source::Source;
@@ -17,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tiermesh_core::ModelId;
 use tiermesh_daemon::stop_requested;
+use tiermesh_hub::{Hub, HubConfig, RepoRef};
 
 /// After Ctrl-C: how long the importer may take to notice.
 const NOTICE: Duration = Duration::from_secs(2);
@@ -198,7 +198,7 @@ fn local(path: &Path, given: &Facts) -> anyhow::Result<(Prepared, String)> {
 async fn download(wanted: &RepoRef, given: &Facts) -> anyhow::Result<(Prepared, String)> {
     let hub = Hub::new(HubConfig::from_env()?)?;
     let mut progress = Progress::new("downloading");
-    let mut told = |bytes: super::hub::Downloaded| progress.update("", bytes.done, bytes.total);
+    let mut told = |bytes: tiermesh_hub::Downloaded| progress.update("", bytes.done, bytes.total);
     let snapshot = hub
         .snapshot(wanted, &mut told)
         .await

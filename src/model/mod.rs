@@ -1,7 +1,6 @@
 //! `tiermesh model`: models on this machine, without a mesh.
 
 mod embed;
-mod hub;
 mod import;
 mod inspect;
 mod library;

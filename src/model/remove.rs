@@ -1,12 +1,12 @@
 //! `tiermesh model remove`: a model's files, and nothing else.
 
-use super::hub::is_plain_path;
 use super::library::{self, MANIFEST};
 use super::store::{ModelsDir, size};
 use crate::out;
 use anyhow::{Context as _, bail};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use tiermesh_hub::is_plain_path;
 
 /// Arguments of `tiermesh model remove`.
 #[derive(Debug, clap::Args)]

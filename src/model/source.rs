@@ -1,8 +1,8 @@
 //! Where a model is imported from.
 
-use super::hub::RepoRef;
 use std::path::PathBuf;
 use std::str::FromStr;
+use tiermesh_hub::RepoRef;
 
 /// `DIR`, `hf:ORG/NAME[@REVISION]` or `FILE.gguf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl FromStr for Source {
             Some(name) => name
                 .parse()
                 .map(Self::Hub)
-                .map_err(|error: super::hub::HubError| error.to_string()),
+                .map_err(|error: tiermesh_hub::HubError| error.to_string()),
             None => Ok(Self::Path(text.into())),
         }
     }

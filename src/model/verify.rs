@@ -1,6 +1,5 @@
 //! `tiermesh model verify`: every file against the manifest.
 
-use super::hub::{hex, is_plain_path};
 use super::library::{self, FileEntry};
 use super::progress::Progress;
 use super::store::ModelsDir;
@@ -9,6 +8,7 @@ use anyhow::bail;
 use ring::digest::{Context, SHA256};
 use std::io::Read as _;
 use std::path::Path;
+use tiermesh_hub::{hex, is_plain_path};
 
 /// Read at a time.
 const PIECE: usize = 1 << 20;

@@ -1,5 +1,6 @@
 //! `tiermesh model import hf:…` against a hub on this machine.
 
+mod kept;
 mod standin;
 mod tls;
 

@@ -8,6 +8,7 @@ mod commands;
 mod daemons;
 mod deadlines;
 mod doors;
+mod encoders;
 mod hub;
 mod model_run;
 mod models;

@@ -32,6 +32,7 @@ const HOUSE: &[(&str, May)] = &[
         "crates/frontdoor",
         May::Only(&["bedrock", "core", "identity", "proto"]),
     ),
+    ("crates/hub", May::Only(&[])),
     ("crates/identity", May::Only(&["core"])),
     ("crates/link", May::Only(&["core", "identity", "proto"])),
     (
@@ -41,6 +42,7 @@ const HOUSE: &[(&str, May)] = &[
             "daemon",
             "engine",
             "frontdoor",
+            "hub",
             "identity",
             "link",
             "router",

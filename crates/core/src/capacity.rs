@@ -77,6 +77,8 @@ pub enum Residency {
     Loading,
     /// On the node's disk: the first request waits for it to load.
     Warm,
+    /// Kept elsewhere: the first request has it fetched.
+    Cold,
 }
 
 impl Residency {
@@ -87,6 +89,7 @@ impl Residency {
             Self::Hot => "hot",
             Self::Loading => "loading",
             Self::Warm => "warm",
+            Self::Cold => "cold",
         }
     }
 }

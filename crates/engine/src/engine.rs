@@ -10,7 +10,7 @@ use tiermesh_core::ModelId;
 use crate::loaded::{Model, ModelInfo};
 use crate::model::PagePool;
 use crate::serve::entry::{Entry, Watch, Work};
-use crate::serve::models::{Loaded, Models, Slot};
+use crate::serve::models::{Loaded, Models, Slot, Wait};
 use crate::serve::order::{Standing, class};
 use crate::serve::queue::Queue;
 use crate::serve::scheduler::Scheduler;
@@ -23,7 +23,7 @@ mod job;
 mod load;
 mod options;
 
-pub use crate::serve::models::ModelSource;
+pub use crate::serve::models::{ModelSource, Remote};
 pub use crate::serve::prefix::PrefixStats;
 pub use error::{StartError, SubmitError};
 pub use job::Job;
@@ -57,7 +57,8 @@ impl Engine {
     }
 
     /// An engine of models on disk: so many of the first ones are loaded as
-    /// the budget allows, the others when somebody asks for them.
+    /// the budget allows, the others when somebody asks for them. What is kept
+    /// elsewhere is fetched then.
     ///
     /// # Errors
     ///
@@ -66,6 +67,7 @@ impl Engine {
     pub fn open(sources: Vec<ModelSource>, options: EngineOptions) -> Result<Self, StartError> {
         let mut left = options.model_bytes;
         let mut models = Vec::with_capacity(sources.len());
+        let mut times = Vec::new();
         for source in sources {
             let failed = |error| StartError::Load {
                 path: source.path.clone(),
@@ -74,9 +76,12 @@ impl Engine {
             let described = Model::describe(&source.path, source.options).map_err(failed)?;
             let known = described.map(|described| Slot::described(described, source.clone()));
             let (slot, loaded) = match known {
+                Some(slot) if !source.is_here() => (slot, None),
                 Some(slot) if slot.bytes > left && !models.is_empty() => (slot, None),
                 known => {
+                    let began = Instant::now();
                     let loaded = Loaded::open(&source).map_err(failed)?;
+                    times.push((models.len(), began.elapsed()));
                     // What has no manifest is known only once it is loaded.
                     (known.unwrap_or_else(|| Slot::loaded(&loaded)), Some(loaded))
                 }
@@ -86,7 +91,11 @@ impl Engine {
             }
             models.push((slot, loaded));
         }
-        Self::launch(models, options)
+        let engine = Self::launch(models, options)?;
+        for (index, took) in times {
+            engine.models.loaded_in(index, took);
+        }
+        Ok(engine)
     }
 
     fn launch(
@@ -157,8 +166,16 @@ impl Engine {
             "infer-load",
             Box::new(move || models.serve(&queue, threads, budget)),
         )?;
+        // Neither of the other two is waited for: they end by themselves once
+        // the engine is gone.
+        if self.models.has_remote() {
+            let models = Arc::downgrade(&self.models);
+            let fetcher = std::thread::Builder::new().name("infer-fetch".to_owned());
+            fetcher
+                .spawn(move || Models::fetch(&models))
+                .map_err(StartError::Thread)?;
+        }
         let pulse = Arc::downgrade(&self.pulse);
-        // It ends by itself once the engine is gone, and nobody waits for it.
         let watchdog = std::thread::Builder::new().name("infer-watch".to_owned());
         watchdog
             .spawn(move || watch(&pulse))
@@ -192,8 +209,9 @@ impl Engine {
         }
     }
 
-    /// Brings a model into memory ahead of its first request, if it fits
-    /// beside those that are there. Tells whether it does.
+    /// Brings a model into memory ahead of its first request, from elsewhere
+    /// if need be, if it fits beside those that are there. Tells whether it
+    /// does.
     pub fn preload(&self, id: &ModelId) -> bool {
         self.models
             .find(id)
@@ -218,9 +236,16 @@ impl Engine {
             });
         }
         let place = self.queue.reserve()?;
-        if !self.models.want(index) {
-            return Err(SubmitError::NotLoaded(info.id.clone()));
-        }
+        self.models.want(index).map_err(|wait| match wait {
+            Wait::Cold(retry_after) => SubmitError::Cold {
+                model: info.id.clone(),
+                retry_after,
+            },
+            Wait::Failing(retry_after) => SubmitError::NotLoaded {
+                model: info.id.clone(),
+                retry_after,
+            },
+        })?;
         let mailbox = Mailbox::starting_at(job.emitted.len() as u64);
         let due = match (job.first_token, job.deadline) {
             (Some(a), Some(b)) => Some(a.min(b)),

@@ -50,8 +50,8 @@ pub use defaults::{
 };
 pub use embedder::{EmbedError, Embedder, Label, LabelledToken};
 pub use engine::{
-    Engine, EngineLoad, EngineOptions, Job, ModelSource, PrefixSharing, PrefixStats, StartError,
-    SubmitError,
+    Engine, EngineLoad, EngineOptions, Job, ModelSource, PrefixSharing, PrefixStats, Remote,
+    StartError, SubmitError,
 };
 pub use kernel::{KernelChoice, KernelPath, KernelUnavailable, PackError, UnknownKernel};
 pub use loaded::{KvCacheType, LoadOptions, Model, ModelInfo};

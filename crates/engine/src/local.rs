@@ -323,7 +323,12 @@ fn refusal(error: SubmitError) -> Refusal {
         }
         SubmitError::TooLarge { .. } => InferError::new(InvalidArgument, "TOO_LARGE", message)
             .with("field", "sampling.max_tokens"),
-        SubmitError::NotLoaded(_) => InferError::new(Unavailable, "MODEL_NOT_LOADED", message),
+        SubmitError::NotLoaded { retry_after, .. } => {
+            InferError::new(Unavailable, "MODEL_NOT_LOADED", message).retry_after(retry_after)
+        }
+        SubmitError::Cold { retry_after, .. } => {
+            InferError::new(Unavailable, "MODEL_COLD", message).retry_after(retry_after)
+        }
         SubmitError::Task { task, .. } => {
             InferError::new(NotFound, "TASK_NOT_SUPPORTED", message).with("task", task.as_str())
         }

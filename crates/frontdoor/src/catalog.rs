@@ -21,6 +21,12 @@ pub trait Catalog: Send + Sync + 'static {
         None
     }
 
+    /// Tells a node that requests for a model are expected.
+    ///
+    /// # Errors
+    /// When there is no such node or model here, or the model does not fit.
+    fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError>;
+
     /// The nearest edge endpoints for content that must not pass a region,
     /// nearest first.
     ///

@@ -12,7 +12,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll, ready};
 use tiermesh_core::{
-    Event, FieldError, InferError, ModelId, ModelSelector, RawRequest, Region, SeamKind, UserId,
+    Event, FieldError, InferError, ModelId, ModelSelector, NodeId, RawRequest, Region, SeamKind,
+    UserId,
 };
 use tiermesh_proto::v1;
 use tiermesh_proto::v1::fleet_server::{Fleet, FleetServer};
@@ -29,6 +30,9 @@ mod refusals;
 /// The largest request message, in bytes: content is at most 256 KiB, and
 /// the rest is names.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// What a name may be.
+const NAME: &str = "1 to 200 characters of A-Z a-z 0-9 . _ : / @ + -";
 
 /// The services `grpc.health.v1` speaks of; the empty name is the door itself.
 const SERVICES: [&str; 3] = [
@@ -163,6 +167,21 @@ impl Fleet for Service {
             nodes: nodes.into_iter().map(Into::into).collect(),
         }))
     }
+
+    async fn preload(
+        &self,
+        request: Request<v1::PreloadRequest>,
+    ) -> Result<Response<v1::PreloadResponse>, Status> {
+        let preload = || {
+            let wire = request.into_inner();
+            let bad = |field, value: &str| FieldError::new(field, format!("`{value}`"), NAME);
+            let node = NodeId::new(&wire.node).map_err(|e| bad("node", &e.value))?;
+            let model = ModelId::new(&wire.model).map_err(|e| bad("model", &e.value))?;
+            self.0.door.catalog.preload(&node, &model)
+        };
+        preload().map_err(to_status)?;
+        Ok(Response::new(v1::PreloadResponse {}))
+    }
 }
 
 impl Service {
@@ -188,7 +207,6 @@ impl Service {
     }
 
     fn ask(&self, wire: &v1::LocateRequest) -> Result<Locate, FieldError> {
-        const NAME: &str = "1 to 200 characters of A-Z a-z 0-9 . _ : / @ + -";
         let bad = |field, value: &str| FieldError::new(field, format!("`{value}`"), NAME);
         let some = |name: &str| (!name.is_empty()).then(|| name.to_owned());
         Ok(Locate {

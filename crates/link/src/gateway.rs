@@ -347,6 +347,9 @@ impl Driver {
             if entry.is_draining() && entry.said_goodbye() {
                 self.session.drain("the gateway drains");
             }
+            for model in entry.take_hints() {
+                self.session.preload(&model);
+            }
         }
         while let Some(event) = self.session.poll_event() {
             match event {

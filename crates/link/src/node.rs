@@ -14,7 +14,7 @@ use quinn::{ClientConfig, Connection, Endpoint, SendStream};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CapacityReport, Clock, Infer, InferError, RequestMeta};
+use tiermesh_core::{CapacityReport, Clock, Infer, InferError, ModelId, RequestMeta};
 use tiermesh_identity::GATEWAY_NAME;
 use tiermesh_proto::link::{CapacityDatagram, ControlFrame};
 use tokio::sync::watch;
@@ -48,6 +48,9 @@ pub struct NodeLinkOptions {
 pub trait CapacitySource: Send + Sync + 'static {
     /// Streams the node could serve at once: the most it grants.
     fn capacity(&self) -> u32;
+
+    /// The gateway expects requests for a model.
+    fn preload(&self, model: &ModelId);
 
     /// The present report. Sequence, credits and lease are the link's to fill.
     fn report(&self) -> CapacityReport;
@@ -266,6 +269,7 @@ impl Driver<'_> {
                     self.shared.upstream.set(Some(joined));
                 }
                 NodeEvent::Offers(offers) => self.shared.upstream.offers(offers)?,
+                NodeEvent::Preload(model) => self.shared.source.preload(&model),
                 NodeEvent::GatewayDrains => {
                     tracing::info!("the gateway drains");
                     self.shared.upstream.drains();

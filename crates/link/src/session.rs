@@ -31,6 +31,9 @@ pub const LEASE_BUSY: Duration = REFRESH_BUSY.saturating_mul(LEASE_REFRESHES);
 /// The most models a node offers.
 pub const MAX_MODELS: usize = 24;
 
+/// The ability of a node to bring a model into memory when it is told to.
+pub const PRELOAD: &str = "preload";
+
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {

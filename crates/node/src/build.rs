@@ -14,8 +14,8 @@ use std::time::Duration;
 use tiermesh_core::{Clock, Destination, MonotonicClock, Usd, UserId};
 use tiermesh_daemon::{DRAIN, PolicyWatch, epoch, policies, watch_policies};
 use tiermesh_engine::{
-    Engine, EngineOptions, KernelChoice, KvCacheType, LoadOptions, LocalInfer, ModelSource,
-    PrefixSharing, Prices, Quantization,
+    Engine, EngineOptions, KernelChoice, KvCacheType, LoadOptions, LocalInfer, PrefixSharing,
+    Prices, Quantization,
 };
 use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, door_config, node_config};
@@ -189,12 +189,10 @@ fn start_engine(config: &EngineConfig) -> anyhow::Result<Engine> {
         },
         ..LoadOptions::new(kernel.resolve()?, Quantization::Q8)
     };
-    let sources = config.models.iter().map(|path| ModelSource {
-        path: path.clone(),
-        options,
-    });
+    let sources = config.models.iter();
+    let sources = sources.map(|entry| crate::remote::source(entry, options));
     let engine = Engine::open(
-        sources.collect(),
+        sources.collect::<anyhow::Result<_>>()?,
         EngineOptions {
             streams: config.streams,
             threads: config.threads,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CapacityReport, EngineCapacity as Left};
+use tiermesh_core::{CapacityReport, EngineCapacity as Left, ModelId};
 use tiermesh_engine::{Engine, EngineLoad};
 use tiermesh_link::CapacitySource;
 
@@ -54,9 +54,20 @@ fn temperature() -> Option<f32> {
     Some(hottest / 1000.0).filter(|celsius| celsius.is_finite())
 }
 
+/// Brings a model into memory if it fits. Tells whether it does.
+pub(crate) fn preload(engine: &Engine, model: &ModelId) -> bool {
+    let fits = engine.preload(model);
+    tracing::info!(%model, fits, "told to preload a model");
+    fits
+}
+
 impl CapacitySource for EngineCapacity {
     fn capacity(&self) -> u32 {
         capacity(&self.engine.load())
+    }
+
+    fn preload(&self, model: &ModelId) {
+        preload(&self.engine, model);
     }
 
     fn report(&self) -> CapacityReport {

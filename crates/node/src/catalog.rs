@@ -41,6 +41,33 @@ impl Catalog for NodeCatalog {
         nodes
     }
 
+    fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError> {
+        let own = &self.fleet.own.node;
+        if node != own {
+            let message = format!("this is `{own}`: ask the gateway to tell `{node}`");
+            let error = InferError::new(ErrorClass::NotFound, "NODE_NOT_FOUND", message);
+            return Err(error.with("allowed", own.to_string()));
+        }
+        let engine = self.fleet.local.engine();
+        if !engine.models().any(|info| info.id == *model) {
+            let models = engine.models().map(|info| info.id.as_str());
+            let allowed = models.collect::<Vec<_>>().join(", ");
+            let message = format!("`{own}` has no model `{model}`; it has: {allowed}");
+            let error = InferError::new(ErrorClass::NotFound, "MODEL_NOT_FOUND", message);
+            return Err(error.with("allowed", allowed));
+        }
+        match crate::capacity::preload(engine, model) {
+            true => Ok(()),
+            false => Err(InferError::new(
+                ErrorClass::Exhausted,
+                "MODEL_DOES_NOT_FIT",
+                format!(
+                    "`{model}` does not fit beside the models in memory: raise engine.models_mib"
+                ),
+            )),
+        }
+    }
+
     fn locate(&self, ask: &Locate) -> Result<Vec<Located>, InferError> {
         let own = &self.fleet.own;
         let here = ask.privacy.allows(own.tier)

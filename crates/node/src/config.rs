@@ -120,7 +120,9 @@ pub struct GatewayConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Directories of models, artifacts or Hugging Face style.
+    /// Directories of models, artifacts or Hugging Face style; and repositories
+    /// of the hub that hold an artifact, as `hf:ORG/NAME[@REVISION]`, which are
+    /// fetched when they are asked for.
     pub models: Vec<PathBuf>,
     /// Streams computed together.
     #[serde(default = "streams")]
@@ -240,6 +242,12 @@ impl NodeConfig {
         if self.engine.models.is_empty() {
             let allowed = "at least one model directory, such as models/brand-extractor";
             return Err(ConfigError::value("engine.models", "empty", allowed));
+        }
+        for entry in &self.engine.models {
+            if let Some(Err(error)) = crate::remote::repository(entry) {
+                let (entry, allowed) = (entry.display(), error.to_string());
+                return Err(ConfigError::value("engine.models", entry, allowed));
+            }
         }
         check("engine.streams", self.engine.streams.get(), 1..=1024)?;
         check("engine.threads", self.engine.threads.get(), 1..=256)?;

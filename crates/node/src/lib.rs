@@ -10,6 +10,7 @@ mod catalog;
 mod config;
 mod fleet;
 mod guard;
+mod remote;
 mod run;
 
 pub use build::{Node, build};

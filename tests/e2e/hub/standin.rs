@@ -265,7 +265,8 @@ pub(crate) fn honest() -> Instead {
 }
 
 fn answer(seen: &Seen, files: &Files, blob: &str) -> Reply {
-    if seen.path == format!("/api/models/{REPO}/revision/main") {
+    let listings = ["main", COMMIT].map(|name| format!("/api/models/{REPO}/revision/{name}"));
+    if listings.contains(&seen.path) {
         let siblings: Vec<_> = files
             .keys()
             .map(|f| serde_json::json!({"rfilename": f}))

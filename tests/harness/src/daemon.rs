@@ -24,7 +24,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts `exe SUBCOMMAND ARGS…` and waits for its announcement. Its log
-    /// goes to `NAME.log` in `dir`.
+    /// goes to `NAME.log` in `dir`. `environment` is beside our own.
     ///
     /// # Errors
     /// When it cannot be started or ends before it is ready; with the end of
@@ -34,6 +34,7 @@ impl Daemon {
         dir: &Path,
         name: &str,
         arguments: &[String],
+        environment: &[(String, String)],
     ) -> anyhow::Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let stderr =
@@ -41,6 +42,7 @@ impl Daemon {
         let mut command = Command::new(exe);
         command
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -62,6 +62,8 @@ pub struct MeshSpec {
     pub cloud_idle_timeout_ms: Option<u64>,
     /// How long the gateway's breakers stay open; its default when absent.
     pub breaker_open_ms: Option<u64>,
+    /// Variables of the daemons' environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl MeshSpec {
@@ -83,6 +85,7 @@ impl MeshSpec {
             policies: None,
             cloud_idle_timeout_ms: None,
             breaker_open_ms: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -314,7 +317,7 @@ impl Starter<'_> {
             "--log".to_owned(),
             self.spec.log.clone(),
         ];
-        Daemon::start(&self.spec.exe, self.dir, name, &arguments).await
+        self.start(name, &arguments).await
     }
 
     async fn standin(&self) -> anyhow::Result<Daemon> {
@@ -328,7 +331,12 @@ impl Starter<'_> {
             "--log".to_owned(),
             self.spec.log.clone(),
         ];
-        Daemon::start(&self.spec.exe, self.dir, "bedrock-standin", &arguments).await
+        self.start("bedrock-standin", &arguments).await
+    }
+
+    async fn start(&self, name: &str, arguments: &[String]) -> anyhow::Result<Daemon> {
+        let environment = &self.spec.environment;
+        Daemon::start(&self.spec.exe, self.dir, name, arguments, environment).await
     }
 
     async fn gateway(&self, cloud: &Cloud, ports: (u16, u16)) -> anyhow::Result<Daemon> {

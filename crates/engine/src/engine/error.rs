@@ -38,9 +38,22 @@ pub enum SubmitError {
         /// Bytes there are in all.
         budget: usize,
     },
-    /// The model is on disk and could not be loaded a moment ago.
-    #[error("model {0} could not be loaded")]
-    NotLoaded(ModelId),
+    /// The model could not be fetched or loaded a moment ago.
+    #[error("model {model} could not be loaded; it is tried again in {} s", retry_after.as_secs())]
+    NotLoaded {
+        /// The model.
+        model: ModelId,
+        /// When it is tried again.
+        retry_after: Duration,
+    },
+    /// The model is kept elsewhere, and is being fetched for this request.
+    #[error("model {model} is not on this node yet; it is fetched, which takes about {} s", retry_after.as_secs())]
+    Cold {
+        /// The model.
+        model: ModelId,
+        /// When it should be here.
+        retry_after: Duration,
+    },
     /// The model cannot do what is asked of it.
     #[error("model {model} cannot do `{}`", task.as_str())]
     Task {

@@ -36,16 +36,45 @@ pub struct EngineLoad {
     pub stuck: Option<Duration>,
 }
 
+/// Bytes of weights that a modest machine reads in a second: what a model that
+/// was never in memory is thought to write with.
+const READ_S: f32 = 5e9;
+/// How many times as fast it is thought to read a prompt.
+const PREFILL: f32 = 5.0;
+/// Tokens of the prompt that "time to the first token" speaks of.
+const PROMPT: f32 = 32.0;
+
+/// The speed of a model that was never in memory, by its size.
+fn guess(bytes: u64) -> ModelState {
+    let decode_tok_s = (READ_S / bytes.max(1) as f32).clamp(0.1, 1e4);
+    let prefill_tok_s = PREFILL * decode_tok_s;
+    let first_token_ms = 1e3 * PROMPT / prefill_tok_s;
+    ModelState {
+        prefill_tok_s,
+        decode_tok_s,
+        first_token_ms,
+        first_token_p99_ms: 2.0 * first_token_ms,
+        ..ModelState::default()
+    }
+}
+
 impl Engine {
     /// How busy it is, now.
     #[must_use]
     pub fn load(&self) -> EngineLoad {
         let load = self.queue.load();
         let models = load.models.into_iter().enumerate().map(|(index, speed)| {
-            let (residency, load_time) = self.models.residency(index);
-            let (state, calibration_error) = speed.unwrap_or_default();
+            let (residency, load_time, wait) = self.models.residency(index);
+            let (state, calibration_error) = speed.unwrap_or_else(|| {
+                let bytes = self.models.slots()[index].bytes;
+                (guess(bytes), None)
+            });
             let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+            // Who asks for a model that is not in memory waits for it first.
+            let wait_ms = wait.as_secs_f32() * 1e3;
             ModelState {
+                first_token_ms: state.first_token_ms + wait_ms,
+                first_token_p99_ms: state.first_token_p99_ms + wait_ms,
                 residency,
                 load_ms: load_time.map_or(0, millis),
                 kv_tokens_free: self.kv_tokens_free(index),

@@ -21,6 +21,37 @@ pub struct ModelSource {
     pub path: PathBuf,
     /// How it is loaded.
     pub options: LoadOptions,
+    /// Where the rest of `path` comes from, if only an artifact's manifest and
+    /// configuration are there yet.
+    pub remote: Option<Arc<dyn Remote>>,
+}
+
+impl ModelSource {
+    /// A model whose files are all there.
+    #[must_use]
+    pub fn new(path: PathBuf, options: LoadOptions) -> Self {
+        Self {
+            path,
+            options,
+            remote: None,
+        }
+    }
+
+    /// Whether its weights are on this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        self.remote.is_none() || self.path.join(crate::artifact::WEIGHTS).exists()
+    }
+}
+
+/// Where a model's files are kept when they are not on this machine.
+pub trait Remote: std::fmt::Debug + Send + Sync {
+    /// Brings what is missing into the source's directory, and blocks until it
+    /// is there. What has arrived stays for the next try.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be had, in words for an operator.
+    fn fetch(&self) -> Result<(), String>;
 }
 
 impl Loaded {

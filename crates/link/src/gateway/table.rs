@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tiermesh_core::{
     CapacityReport, Clock, Context, Destination, ErrorClass, Infer, InferError, InferFuture,
-    NodeId, Request, Sealed, Time,
+    ModelId, NodeId, Request, Sealed, Time,
 };
 use tokio::sync::Notify;
 
@@ -76,6 +76,38 @@ impl NodeTable {
     #[must_use]
     pub fn list(&self) -> Vec<LinkedNode> {
         self.lock().values().map(|entry| entry.view()).collect()
+    }
+
+    /// Tells a node that requests for a model are expected. Whether it obeys
+    /// shows in its reports.
+    ///
+    /// # Errors
+    /// When there is no such node, it does not have the model, or its software
+    /// is older than this.
+    pub fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError> {
+        let entry = self.lock().get(node).cloned();
+        let refused = |reason, message| InferError::new(ErrorClass::NotFound, reason, message);
+        let Some(entry) = entry else {
+            let message = format!("no node `{node}` is linked to this gateway");
+            return Err(refused("NODE_NOT_FOUND", message));
+        };
+        if !entry.hello.models.iter().any(|offer| offer.id == *model) {
+            let models = entry.hello.models.iter().map(|offer| offer.id.as_str());
+            let allowed = models.collect::<Vec<_>>().join(", ");
+            let message = format!("node `{node}` has no model `{model}`; it has: {allowed}");
+            return Err(refused("MODEL_NOT_FOUND", message).with("allowed", allowed));
+        }
+        if !entry.hello.preloads {
+            let software = &entry.hello.software;
+            let message = format!("node `{node}` runs {software}, which takes no such hint");
+            return Err(InferError::new(
+                ErrorClass::InvalidArgument,
+                "NOT_SUPPORTED",
+                message,
+            ));
+        }
+        entry.hint(model);
+        Ok(())
     }
 
     /// The way to a node; `None` once it is gone.
@@ -143,6 +175,9 @@ pub(super) struct Entry {
     streams: Arc<AtomicU32>,
     draining: AtomicBool,
     goodbye: AtomicBool,
+    /// Models it is to be told of. Each is there once, so they are as few as
+    /// it has.
+    hints: Mutex<Vec<ModelId>>,
     notify: Arc<Notify>,
 }
 
@@ -161,6 +196,7 @@ impl Entry {
             streams: Arc::default(),
             draining: AtomicBool::new(false),
             goodbye: AtomicBool::new(false),
+            hints: Mutex::default(),
             notify: Arc::default(),
         })
     }
@@ -195,6 +231,20 @@ impl Entry {
     /// True once: the caller is the one to say goodbye.
     pub(super) fn said_goodbye(&self) -> bool {
         !self.goodbye.swap(true, Ordering::AcqRel)
+    }
+
+    fn hint(&self, model: &ModelId) {
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hints.contains(model) {
+            hints.push(model.clone());
+        }
+        drop(hints);
+        self.notify.notify_one();
+    }
+
+    pub(super) fn take_hints(&self) -> Vec<ModelId> {
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *hints)
     }
 
     pub(super) async fn changed(&self) {

@@ -1,16 +1,16 @@
 //! The gateway's end of a session.
 
 use super::node::frame;
-use super::{GREETING, LEASE_BUSY, LEASE_MAX, MAX_MODELS, SessionError, VERSIONS};
+use super::{GREETING, LEASE_BUSY, LEASE_MAX, MAX_MODELS, PRELOAD, SessionError, VERSIONS};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CapacityReport, ModelOffer, NodeId, Region, Tier, Time, UserId};
+use tiermesh_core::{CapacityReport, ModelId, ModelOffer, NodeId, Region, Tier, Time, UserId};
 use tiermesh_identity::Principal;
 use tiermesh_proto::WireError;
 use tiermesh_proto::link::control_frame::Frame;
 use tiermesh_proto::link::{
-    ControlFrame, CreditAsk, CreditReturn, Goodbye, Hello, Offer, Offers, Reject, Welcome,
+    ControlFrame, CreditAsk, CreditReturn, Goodbye, Hello, Offer, Offers, Preload, Reject, Welcome,
 };
 
 /// The fewest credits a gateway keeps, so that a first request never waits
@@ -34,6 +34,8 @@ pub struct NodeHello {
     pub endpoint: Option<String>,
     /// What it can run.
     pub models: Vec<Arc<ModelOffer>>,
+    /// Whether it brings a model into memory when it is told to.
+    pub preloads: bool,
     /// Program and version.
     pub software: String,
 }
@@ -189,6 +191,7 @@ impl GatewaySession {
             endpoint: (!hello.endpoint.is_empty() && hello.endpoint.len() <= 300)
                 .then_some(hello.endpoint),
             models: models?,
+            preloads: hello.features.iter().any(|feature| feature == PRELOAD),
             software: hello.software.chars().take(80).collect(),
         })
     }
@@ -230,6 +233,15 @@ impl GatewaySession {
             self.want = self.want.saturating_mul(2).min(self.want_max);
             self.frames
                 .push_back(frame(Frame::CreditAsk(CreditAsk { want: self.want })));
+        }
+    }
+
+    /// Tells the node that requests for a model are expected.
+    pub fn preload(&mut self, model: &ModelId) {
+        if matches!(self.state, State::Up { .. }) {
+            self.frames.push_back(frame(Frame::Preload(Preload {
+                model: model.to_string(),
+            })));
         }
     }
 

@@ -1,12 +1,13 @@
 //! The node's end of a session.
 
 use super::{
-    GREETING, LEASE_REFRESHES, REFRESH_BUSY, REFRESH_IDLE_DEVICE, REFRESH_IDLE_MEC, SessionError,
-    VERSIONS,
+    GREETING, LEASE_REFRESHES, PRELOAD, REFRESH_BUSY, REFRESH_IDLE_DEVICE, REFRESH_IDLE_MEC,
+    SessionError, VERSIONS,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
-use tiermesh_core::{NodeId, Region, Tier, Time};
+use tiermesh_core::{ModelId, NodeId, Region, Tier, Time};
+use tiermesh_proto::WireError;
 use tiermesh_proto::link::control_frame::Frame;
 use tiermesh_proto::link::{ControlFrame, CreditGrant, Goodbye, Hello, ModelOffer, Offer, Welcome};
 
@@ -36,6 +37,8 @@ pub enum NodeEvent {
     Welcomed(Welcome),
     /// What the gateway can reach for us.
     Offers(Vec<Offer>),
+    /// The gateway expects requests for this model.
+    Preload(ModelId),
     /// The gateway drains: dial another, or again later.
     GatewayDrains,
 }
@@ -69,7 +72,7 @@ impl NodeSession {
     pub fn new(config: NodeSessionConfig, now: Time) -> Self {
         let hello = Hello {
             versions: VERSIONS.to_vec(),
-            features: Vec::new(),
+            features: vec![PRELOAD.to_owned()],
             node: config.node.to_string(),
             tier: tiermesh_proto::v1::Tier::from(config.tier) as i32,
             region: config.region.map_or_else(String::new, |r| r.to_string()),
@@ -148,6 +151,10 @@ impl NodeSession {
             }
             (State::Up { .. }, Frame::Offers(offers)) => {
                 self.events.push_back(NodeEvent::Offers(offers.items));
+            }
+            (State::Up { .. }, Frame::Preload(preload)) => {
+                let model = ModelId::new(&preload.model).map_err(WireError::from)?;
+                self.events.push_back(NodeEvent::Preload(model));
             }
             (State::Up { .. }, Frame::Goodbye(_)) => {
                 self.events.push_back(NodeEvent::GatewayDrains);

@@ -311,3 +311,27 @@ fn damaged_messages_never_panic_a_conversion() {
     }
     assert!(accepted > 1000, "most damage was fatal: {accepted}");
 }
+
+#[test]
+fn a_hint_reaches_a_node_that_knows_hints() {
+    let now = Time::ZERO;
+    let (mut node, mut gateway) = (node(now), gateway(now));
+    let model = tiermesh_core::ModelId::new("brand-extractor").unwrap();
+    gateway.preload(&model);
+    assert!(gateway.poll_frame().is_none(), "nobody has joined yet");
+    exchange(&mut node, &mut gateway, now);
+    assert!(matches!(gateway.poll_event(), Some(GatewayEvent::Joined(h)) if h.preloads));
+    assert!(matches!(node.poll_event(), Some(NodeEvent::Welcomed(_))));
+    gateway.preload(&model);
+    exchange(&mut node, &mut gateway, now);
+    assert_eq!(node.poll_event(), Some(NodeEvent::Preload(model)));
+    // A name that is none ends the session: nothing of it is believed.
+    let bad = Frame::Preload(tiermesh_proto::link::Preload {
+        model: "no name".into(),
+    });
+    let bad = ControlFrame { frame: Some(bad) };
+    node.handle_frame(bad.clone(), 16, now);
+    assert!(matches!(node.closed(), Some(SessionError::Wire(_))));
+    gateway.handle_frame(bad, now);
+    assert!(matches!(gateway.closed(), Some(SessionError::Protocol(_))));
+}

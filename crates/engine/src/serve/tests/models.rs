@@ -12,10 +12,7 @@ fn artifact(directory: &std::path::Path, name: &str) -> ModelSource {
         std::ops::ControlFlow::Continue(())
     })
     .unwrap();
-    ModelSource {
-        path,
-        options: options(Quantization::Q8),
-    }
+    ModelSource::new(path, options(Quantization::Q8))
 }
 
 #[tokio::test]
@@ -51,12 +48,156 @@ async fn models_beyond_the_budget_are_loaded_when_asked_for_and_others_go() {
         assert_eq!(ids, expected, "{name}");
         assert!(engine.load().model_bytes <= 2 * bytes);
     }
-    assert!(
-        engine.load().models[2].load_ms > 0 || engine.load().models[2].residency == Residency::Hot
+    assert!(engine.load().models[2].load_ms > 0);
+    // `a` went for `b` or `c`, and comes without a request once there is room.
+    let gone = residency(&engine)
+        .iter()
+        .position(|r| *r == Residency::Warm);
+    let gone = ModelId::new(["a", "b", "c"][gone.unwrap()]).unwrap();
+    assert!(!engine.preload(&gone), "a hint makes nobody else go");
+    assert!(engine.preload(&ModelId::new("c").unwrap()), "it is there");
+    assert!(!engine.preload(&ModelId::new("d").unwrap()));
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_hint_loads_a_model_that_fits_and_its_state_tells_how_long_that_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
+    let one = Engine::open(vec![sources[0].clone()], EngineOptions::default()).unwrap();
+    let bytes = one.load().model_bytes;
+    drop(one);
+    let options = EngineOptions {
+        model_bytes: 2 * bytes,
+        ..EngineOptions::default()
+    };
+    let cold = ModelSource {
+        remote: Some(Arc::new(Shelf::of(&sources[1]))),
+        ..sources[1].clone()
+    };
+    let engine = Engine::open(vec![sources[0].clone(), cold], options).unwrap();
+    let state = || engine.load().models[1];
+    assert_eq!(state().residency, Residency::Cold);
+    let (cold, hot) = (
+        state().first_token_ms,
+        engine.load().models[0].first_token_ms,
     );
+    assert!(cold > hot && cold.is_finite(), "{cold} {hot}");
+    assert!(state().decode_tok_s > 0.0 && state().prefill_tok_s > 0.0);
+    assert!(engine.preload(&ModelId::new("b").unwrap()));
+    until("it is loaded", || state().residency == Residency::Hot);
+    assert!(state().load_ms < 30_000 && state().first_token_ms < cold);
+}
+
+/// Where a model's weights are kept, and whether they can be had.
+#[derive(Debug)]
+struct Shelf {
+    weights: Vec<u8>,
+    to: PathBuf,
+    /// None while nobody can say yet.
+    open: std::sync::Mutex<Option<bool>>,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl Shelf {
+    /// Takes the weights away from a model's directory.
+    fn of(source: &ModelSource) -> Self {
+        let to = source.path.join("model.safetensors");
+        let weights = std::fs::read(&to).unwrap();
+        std::fs::remove_file(&to).unwrap();
+        Self {
+            weights,
+            to,
+            open: std::sync::Mutex::new(Some(true)),
+            asked: 0.into(),
+        }
+    }
+}
+
+impl crate::serve::models::Remote for Shelf {
+    fn fetch(&self) -> Result<(), String> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let open = loop {
+            match *self.open.lock().unwrap() {
+                Some(open) => break open,
+                None => std::thread::yield_now(),
+            }
+        };
+        match open {
+            true => std::fs::write(&self.to, &self.weights).map_err(|e| e.to_string()),
+            false => Err("the shelf is closed".to_owned()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cold_model_is_fetched_for_the_first_request_which_is_told_when_to_come_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
+    let shelf = Arc::new(Shelf::of(&sources[1]));
+    *shelf.open.lock().unwrap() = None;
+    let cold = ModelSource {
+        remote: Some(shelf.clone()),
+        ..sources[1].clone()
+    };
+    let engine = Engine::open(vec![sources[0].clone(), cold], EngineOptions::default()).unwrap();
+    let job = |name: &str| {
+        let mut job = Ask::new("hello", 12).job(&[]);
+        job.model = ModelId::new(name).unwrap();
+        job
+    };
+    for _ in 0..3 {
+        match engine.submit(job("b")) {
+            Err(SubmitError::Cold { retry_after, .. }) => assert!(retry_after > Duration::ZERO),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Others go on meanwhile.
+    let (ids, ending) = read(engine.submit(job("a")).unwrap()).await;
+    assert!(ids.len() == 12 && ending.is_ok());
+    *shelf.open.lock().unwrap() = Some(true);
+    until("it is fetched", || {
+        engine.load().models[1].residency == Residency::Warm
+    });
+    let (again, ending) = read(engine.submit(job("b")).unwrap()).await;
+    assert!(ending.is_ok());
+    assert_eq!(again, ids, "one checkpoint under two names");
+    assert_eq!(shelf.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_cold_model_that_cannot_be_had_is_refused_for_a_while() {
+    let directory = tempfile::tempdir().unwrap();
+    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
+    let shelf = Arc::new(Shelf::of(&sources[1]));
+    *shelf.open.lock().unwrap() = Some(false);
+    let cold = ModelSource {
+        remote: Some(shelf.clone()),
+        ..sources[1].clone()
+    };
+    let engine = Engine::open(vec![sources[0].clone(), cold], EngineOptions::default()).unwrap();
+    let ask = || {
+        let mut job = Ask::new("hello", 12).job(&[]);
+        job.model = ModelId::new("b").unwrap();
+        engine.submit(job).unwrap_err()
+    };
+    assert!(matches!(ask(), SubmitError::Cold { .. }));
+    until("it failed", || {
+        matches!(ask(), SubmitError::NotLoaded { .. })
+    });
+    let asked = shelf.asked.load(std::sync::atomic::Ordering::SeqCst);
     assert!(
-        !engine.preload(&ModelId::new("a").unwrap()) || residency(&engine)[0] == Residency::Hot
+        matches!(ask(), SubmitError::NotLoaded { retry_after, .. } if retry_after > Duration::from_secs(20))
     );
+    assert_eq!(shelf.asked.load(std::sync::atomic::Ordering::SeqCst), asked);
+    assert_eq!(engine.load().models[1].residency, Residency::Cold);
 }
 
 #[tokio::test]
@@ -112,7 +253,10 @@ async fn a_model_that_vanished_fails_its_requests_and_no_others() {
     let (_, ending) = read(engine.submit(job("b")).unwrap()).await;
     assert_eq!(ending.unwrap_err(), StreamError::NotLoaded);
     let refused = engine.submit(job("b")).unwrap_err();
-    assert!(matches!(refused, SubmitError::NotLoaded(_)), "{refused}");
+    assert!(
+        matches!(refused, SubmitError::NotLoaded { .. }),
+        "{refused}"
+    );
     let (ids, ending) = read(engine.submit(job("a")).unwrap()).await;
     ending.unwrap();
     assert_eq!(ids.len(), 12);
@@ -121,10 +265,7 @@ async fn a_model_that_vanished_fails_its_requests_and_no_others() {
 #[tokio::test]
 async fn encoders_share_the_queue_and_say_what_they_say_alone() {
     let path = fixture("families/bert");
-    let source = ModelSource {
-        path: path.clone(),
-        options: options(Quantization::Q8),
-    };
+    let source = ModelSource::new(path.clone(), options(Quantization::Q8));
     let alone = crate::Embedder::load(&path, source.options).unwrap();
     let engine = Engine::open(vec![source], EngineOptions::default()).unwrap();
     let model = engine.models().next().unwrap().id.clone();

@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 /// What a file must hash to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     /// SHA-256 over the bytes.
     Sha256(String),
     /// SHA-1 over git's blob header and the bytes. It stands between us and a
@@ -17,7 +17,7 @@ pub(super) enum Checksum {
 
 impl Checksum {
     /// Reads an ETag: quoted or weak, 64 or 40 hexadecimal digits.
-    pub(super) fn from_etag(etag: &str) -> Option<Self> {
+    pub(crate) fn from_etag(etag: &str) -> Option<Self> {
         let bare = etag.trim();
         let bare = bare.strip_prefix("W/").unwrap_or(bare);
         let hex = bare.trim_matches('"').to_owned();
@@ -31,14 +31,14 @@ impl Checksum {
     }
 
     /// The digits, which are the file's name in the cache.
-    pub(super) fn hex(&self) -> &str {
+    pub(crate) fn hex(&self) -> &str {
         match self {
             Self::Sha256(hex) | Self::GitBlob(hex) => hex,
         }
     }
 
     /// Starts to hash a file of `size` bytes.
-    pub(super) fn hasher(&self, size: u64) -> Hasher {
+    pub(crate) fn hasher(&self, size: u64) -> Hasher {
         match self {
             Self::Sha256(_) => Hasher(Context::new(&SHA256)),
             Self::GitBlob(_) => {
@@ -50,7 +50,7 @@ impl Checksum {
     }
 
     /// The same kind with another value, to tell what was found.
-    pub(super) fn found(&self, hex: String) -> Self {
+    pub(crate) fn found(&self, hex: String) -> Self {
         match self {
             Self::Sha256(_) => Self::Sha256(hex),
             Self::GitBlob(_) => Self::GitBlob(hex),
@@ -68,20 +68,20 @@ impl fmt::Display for Checksum {
 }
 
 /// A hash over what has come so far.
-pub(super) struct Hasher(Context);
+pub(crate) struct Hasher(Context);
 
 impl Hasher {
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         hex(self.0.finish().as_ref())
     }
 }
 
 /// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
         // Writing to a String cannot fail.

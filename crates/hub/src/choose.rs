@@ -6,12 +6,16 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One file of weights.
-pub(super) const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// Which shard holds which tensor.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// What the importer reads beside weights, where a repository has it.
-const SIDE: [&str; 10] = [
+/// What an artifact of ours is known by.
+pub const MANIFEST: &str = "manifest.json";
+
+/// What is read beside weights, where a repository has it.
+const SIDE: [&str; 11] = [
+    MANIFEST,
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -26,13 +30,29 @@ const SIDE: [&str; 10] = [
 /// Without these there is no model.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 
+/// What tells what an artifact is: little, beside its weights.
+pub(crate) fn outline(repo: &str, present: &BTreeSet<&str>) -> Result<Vec<String>, HubError> {
+    for file in [MANIFEST, "config.json"] {
+        if !present.contains(file) {
+            return Err(HubError::Incomplete {
+                repo: repo.to_owned(),
+                file: file.to_owned(),
+                needs: "an artifact of ours has",
+            });
+        }
+    }
+    let known = [MANIFEST, "config.json", "generation_config.json"];
+    let there = known.into_iter().filter(|file| present.contains(file));
+    Ok(there.map(str::to_owned).collect())
+}
+
 /// Every file that has a name of its own: all but shards.
-pub(super) fn known() -> impl Iterator<Item = &'static str> {
+pub(crate) fn known() -> impl Iterator<Item = &'static str> {
     SIDE.into_iter().chain([SINGLE, INDEX])
 }
 
 /// The files to fetch before the weights are known: all but shards.
-pub(super) fn first(repo: &str, present: &BTreeSet<&str>) -> Result<Vec<String>, HubError> {
+pub(crate) fn first(repo: &str, present: &BTreeSet<&str>) -> Result<Vec<String>, HubError> {
     for file in NEEDED {
         if !present.contains(file) {
             return Err(HubError::Incomplete {
@@ -64,7 +84,7 @@ struct Index {
 }
 
 /// The shards an index names, in order, each once.
-pub(super) fn shards(
+pub(crate) fn shards(
     repo: &str,
     index: &[u8],
     present: impl Fn(&str) -> bool,

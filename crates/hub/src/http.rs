@@ -21,39 +21,39 @@ use std::time::Duration;
 /// Hops from the hub to where a file really lies.
 const MAX_REDIRECTS: usize = 5;
 /// The checksum of a large file, told before the redirect to its bytes.
-pub(super) const LINKED_ETAG: &str = "x-linked-etag";
+pub(crate) const LINKED_ETAG: &str = "x-linked-etag";
 /// Its size.
-pub(super) const LINKED_SIZE: &str = "x-linked-size";
+pub(crate) const LINKED_SIZE: &str = "x-linked-size";
 /// Why the hub refuses, in a word.
 const ERROR_CODE: &str = "x-error-code";
 
 /// A client of one hub.
-pub(super) struct Http {
+pub(crate) struct Http {
     client: Client<HttpsConnector<Route>, Empty<Bytes>>,
-    pub(super) endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     token: Option<Token>,
-    pub(super) patience: Patience,
+    pub(crate) patience: Patience,
 }
 
 /// What a request is about, for the messages.
 #[derive(Clone, Copy)]
-pub(super) struct About<'a> {
-    pub(super) repo: &'a str,
-    pub(super) revision: &'a str,
-    pub(super) file: Option<&'a str>,
+pub(crate) struct About<'a> {
+    pub(crate) repo: &'a str,
+    pub(crate) revision: &'a str,
+    pub(crate) file: Option<&'a str>,
 }
 
 /// An answer whose status is not an error, or 416.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Incoming,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Incoming,
     /// Who gave it, after redirects.
-    pub(super) url: Uri,
+    pub(crate) url: Uri,
 }
 
 impl Http {
-    pub(super) fn new(config: HubConfig) -> Result<Self, HubError> {
+    pub(crate) fn new(config: HubConfig) -> Result<Self, HubError> {
         let provider = Arc::new(default_provider());
         let builder = HttpsConnectorBuilder::new();
         let builder = match builder.with_provider_and_native_roots(provider.clone()) {
@@ -85,7 +85,7 @@ impl Http {
     }
 
     /// Asks until there is an answer, or waiting does not help any more.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: &Method,
         url: &Uri,
@@ -102,7 +102,7 @@ impl Http {
 
     /// One request, followed to where it is answered. `from` is the first byte
     /// wanted. A HEAD stops at the redirect that tells the checksum.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         method: &Method,
         url: &Uri,
@@ -237,7 +237,7 @@ impl Http {
 
 impl Answer {
     /// The next piece; none at the end.
-    pub(super) async fn piece(&mut self, silence: Duration) -> Result<Option<Bytes>, Failure> {
+    pub(crate) async fn piece(&mut self, silence: Duration) -> Result<Option<Bytes>, Failure> {
         loop {
             let frame = tokio::time::timeout(silence, self.body.frame()).await;
             let frame = frame.map_err(|_| Failure::Passing(silent(&self.url, silence), None))?;
@@ -260,7 +260,7 @@ impl Answer {
     }
 
     /// The whole body, if it has no more than `most` bytes.
-    pub(super) async fn whole(
+    pub(crate) async fn whole(
         mut self,
         most: usize,
         silence: Duration,

@@ -15,26 +15,26 @@ const ENDPOINT: &str = "https://huggingface.co";
 const MAX_TOKEN: u64 = 4096;
 
 /// How to reach the hub.
-pub(crate) struct HubConfig {
-    pub(super) endpoint: Endpoint,
-    pub(super) token: Option<Token>,
-    pub(super) cache: PathBuf,
-    pub(super) offline: bool,
-    pub(super) proxies: Matcher,
-    pub(super) patience: Patience,
+pub struct HubConfig {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) token: Option<Token>,
+    pub(crate) cache: PathBuf,
+    pub(crate) offline: bool,
+    pub(crate) proxies: Matcher,
+    pub(crate) patience: Patience,
 }
 
 /// How long to wait, and how often to try again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// Tries without progress before the last error is told.
-    pub(super) attempts: u32,
+    pub(crate) attempts: u32,
     /// The first pause; each next one is twice as long.
-    pub(super) first: Duration,
+    pub(crate) first: Duration,
     /// The longest pause, also if the hub asks for a longer one.
-    pub(super) most: Duration,
+    pub(crate) most: Duration,
     /// From request to answer, and between two pieces of an answer.
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
 }
 
 impl Default for Patience {
@@ -54,7 +54,7 @@ impl HubConfig {
     ///
     /// # Errors
     /// Names the variable.
-    pub(crate) fn from_env() -> Result<Self, HubError> {
+    pub fn from_env() -> Result<Self, HubError> {
         Self::read(&|name| std::env::var(name).ok(), Matcher::from_env())
     }
 
@@ -93,7 +93,7 @@ impl HubConfig {
 
 /// The hub's address, with the path of a mirror that has one.
 #[derive(Debug, Clone)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     base: String,
     origin: Uri,
 }
@@ -119,7 +119,7 @@ impl Endpoint {
     }
 
     /// The address of a path, which starts with `/` and is encoded.
-    pub(super) fn at(&self, path: &str) -> Result<Uri, HubError> {
+    pub(crate) fn at(&self, path: &str) -> Result<Uri, HubError> {
         let whole = format!("{}{path}", self.base);
         whole.parse().map_err(|_| HubError::Endpoint {
             value: self.base.clone(),
@@ -128,11 +128,11 @@ impl Endpoint {
 
     /// Whether the token may go to `url`: to the endpoint's own host and port,
     /// and in the clear only inside this machine.
-    pub(super) fn may_know_token(&self, url: &Uri) -> bool {
+    pub(crate) fn may_know_token(&self, url: &Uri) -> bool {
         is_same_origin(url, &self.origin) && (url.scheme_str() == Some("https") || is_loopback(url))
     }
 
-    pub(super) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.origin.scheme_str() == Some("https")
     }
 }
@@ -144,7 +144,7 @@ impl std::fmt::Display for Endpoint {
 }
 
 /// Same scheme, host and port.
-pub(super) fn is_same_origin(one: &Uri, other: &Uri) -> bool {
+pub(crate) fn is_same_origin(one: &Uri, other: &Uri) -> bool {
     let port = |url: &Uri| {
         let usual = if url.scheme_str() == Some("https") {
             443
@@ -165,7 +165,7 @@ fn is_loopback(url: &Uri) -> bool {
 }
 
 /// A token as the header that carries it. It has no way to be printed.
-pub(super) struct Token(HeaderValue);
+pub(crate) struct Token(HeaderValue);
 
 impl Token {
     fn new(text: &str, origin: &str) -> Result<Self, HubError> {
@@ -204,7 +204,7 @@ impl Token {
         }
     }
 
-    pub(super) fn header(&self) -> HeaderValue {
+    pub(crate) fn header(&self) -> HeaderValue {
         self.0.clone()
     }
 }

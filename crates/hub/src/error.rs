@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 /// Why a repository could not be had.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HubError {
+pub enum HubError {
+    /// The system gives no runtime to ask with.
+    #[error("the hub cannot be asked for want of a thread's runtime")]
+    Runtime(#[source] std::io::Error),
     /// `hf:` was followed by something that names no repository.
     #[error("`{value}` names no repository: use hf:ORG/NAME or hf:ORG/NAME@REVISION")]
     Name {
@@ -225,7 +228,7 @@ pub(crate) enum HubError {
 }
 
 /// An address as it may be told: without query, which can be a signature.
-pub(super) fn shown(url: &Uri) -> String {
+pub(crate) fn shown(url: &Uri) -> String {
     format!(
         "{}://{}{}",
         url.scheme_str().unwrap_or("http"),

@@ -22,14 +22,15 @@ mod route;
 
 use cache::{RepoCache, failed, is_whole};
 use checksum::Checksum;
-pub(crate) use checksum::hex;
-pub(crate) use config::HubConfig;
+pub use checksum::hex;
+pub use choose::MANIFEST;
+pub use config::HubConfig;
 use download::{Meta, bring};
-pub(crate) use error::HubError;
+pub use error::HubError;
 use error::shown;
 use http::{About, Http};
 use hyper::Method;
-pub(crate) use name::{RepoRef, is_plain_path};
+pub use name::{RepoRef, is_plain_path};
 use name::{encoded, is_commit};
 use pauses::Pauses;
 use serde::Deserialize;
@@ -43,19 +44,19 @@ const MAX_INDEX: u64 = 64 << 20;
 
 /// The files of a repository, on this machine.
 #[derive(Debug)]
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     /// Where they lie.
-    pub(crate) directory: PathBuf,
+    pub directory: PathBuf,
     /// Their paths below it.
-    pub(crate) files: Vec<String>,
+    pub files: Vec<String>,
     /// The commit they are of.
-    pub(crate) commit: String,
+    pub commit: String,
     /// The licence, as the repository's card names it.
-    pub(crate) license: Option<String>,
+    pub license: Option<String>,
 }
 
 /// A client of one hub.
-pub(crate) struct Hub {
+pub struct Hub {
     http: Http,
     cache: PathBuf,
     offline: bool,
@@ -63,11 +64,11 @@ pub(crate) struct Hub {
 
 /// How far a download is, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Downloaded {
+pub struct Downloaded {
     /// There already.
-    pub(crate) done: u64,
+    pub done: u64,
     /// Wanted.
-    pub(crate) total: u64,
+    pub total: u64,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +78,24 @@ struct Listing {
     siblings: Vec<Sibling>,
     #[serde(default)]
     tags: Vec<String>,
+}
+
+impl Listing {
+    fn present(&self) -> BTreeSet<&str> {
+        let names = self.siblings.iter();
+        names.map(|s| s.rfilename.as_str()).collect()
+    }
+
+    fn snapshot(self, cache: &RepoCache, files: Vec<String>) -> Snapshot {
+        let mut tags = self.tags.iter();
+        let license = tags.find_map(|tag| tag.strip_prefix("license:"));
+        Snapshot {
+            directory: cache.snapshot(&self.sha),
+            files,
+            license: license.map(str::to_owned),
+            commit: self.sha,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,7 +108,7 @@ impl Hub {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub(crate) fn new(config: HubConfig) -> Result<Self, HubError> {
+    pub fn new(config: HubConfig) -> Result<Self, HubError> {
         Ok(Self {
             cache: config.cache.clone(),
             offline: config.offline,
@@ -97,12 +116,39 @@ impl Hub {
         })
     }
 
+    /// What an artifact's repository says of it: its manifest and its
+    /// configuration, without its weights. `files` are those alone.
+    ///
+    /// # Errors
+    /// As [`Hub::snapshot`], and when it is not an artifact of ours.
+    pub async fn outline(&self, wanted: &RepoRef) -> Result<Snapshot, HubError> {
+        let cache = RepoCache::new(&self.cache, wanted.repo());
+        if self.offline {
+            return self.cached(wanted, &cache).await;
+        }
+        let listing = self.listing(wanted).await?;
+        let files = choose::outline(wanted.repo(), &listing.present())?;
+        let metas = self.metas(wanted, &listing.sha, &files).await?;
+        self.bring_all(wanted, &cache, (&listing.sha, &metas), &mut |_| {})
+            .await?;
+        Ok(listing.snapshot(&cache, files))
+    }
+
+    /// What the cache has of a repository, if that is all of it.
+    ///
+    /// # Errors
+    /// When something is missing, or not what its checksum says.
+    pub async fn kept(&self, wanted: &RepoRef) -> Result<Snapshot, HubError> {
+        let cache = RepoCache::new(&self.cache, wanted.repo());
+        self.cached(wanted, &cache).await
+    }
+
     /// The files of a model's repository: downloaded, or found in the cache.
     ///
     /// # Errors
     /// What the hub refuses, what does not arrive, what is not what was
     /// promised. What has arrived stays for the next try.
-    pub(crate) async fn snapshot(
+    pub async fn snapshot(
         &self,
         wanted: &RepoRef,
         told: &mut dyn FnMut(Downloaded),
@@ -113,11 +159,7 @@ impl Hub {
         }
         let listing = self.listing(wanted).await?;
         let commit = listing.sha.as_str();
-        let present: BTreeSet<&str> = listing
-            .siblings
-            .iter()
-            .map(|s| s.rfilename.as_str())
-            .collect();
+        let present = listing.present();
         let mut files = choose::first(wanted.repo(), &present)?;
         let mut metas = self.metas(wanted, commit, &files).await?;
         if files.iter().any(|file| file == choose::INDEX) {
@@ -128,32 +170,37 @@ impl Hub {
             metas.extend(self.metas(wanted, commit, &shards).await?);
             files.extend(shards);
         }
+        self.bring_all(wanted, &cache, (commit, &metas), told)
+            .await?;
+        // Last, so that a revision is only remembered with all its files.
+        cache.remember(wanted.revision(), commit)?;
+        Ok(listing.snapshot(&cache, files))
+    }
+
+    /// Downloads files into one commit's folder. `told` hears the bytes of all
+    /// of them together.
+    async fn bring_all(
+        &self,
+        wanted: &RepoRef,
+        cache: &RepoCache,
+        (commit, metas): (&str, &[Meta]),
+        told: &mut dyn FnMut(Downloaded),
+    ) -> Result<(), HubError> {
         let total = metas
             .iter()
             .fold(0_u64, |sum, meta| sum.saturating_add(meta.size));
         let mut before = 0_u64;
-        for meta in &metas {
+        for meta in metas {
             let about = about(wanted, Some(&meta.file));
             let mut told = |done: u64| {
                 let done = before.saturating_add(done);
                 told(Downloaded { done, total });
             };
-            bring(&self.http, &cache, meta, about, &mut told).await?;
+            bring(&self.http, cache, meta, about, &mut told).await?;
             cache.link(commit, &meta.file, &meta.checksum)?;
             before = before.saturating_add(meta.size);
         }
-        // Last, so that a revision is only remembered with all its files.
-        cache.remember(wanted.revision(), commit)?;
-        let license = listing
-            .tags
-            .iter()
-            .find_map(|tag| tag.strip_prefix("license:"));
-        Ok(Snapshot {
-            directory: cache.snapshot(commit),
-            files,
-            license: license.map(str::to_owned),
-            commit: listing.sha,
-        })
+        Ok(())
     }
 
     async fn listing(&self, wanted: &RepoRef) -> Result<Listing, HubError> {

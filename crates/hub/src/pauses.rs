@@ -5,7 +5,7 @@ use super::config::Patience;
 use std::time::Duration;
 
 /// Why a request has no answer, and whether another try may have one.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Waiting may help; the hub may have said how long.
     Passing(HubError, Option<Duration>),
     /// It will be the same again.
@@ -20,18 +20,18 @@ impl From<HubError> for Failure {
 
 /// The pauses between tries: each twice the one before, and a bounded number
 /// of them.
-pub(super) struct Pauses {
+pub(crate) struct Pauses {
     patience: Patience,
     tries: u32,
 }
 
 impl Pauses {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(crate) fn new(patience: Patience) -> Self {
         Self { patience, tries: 1 }
     }
 
     /// Progress was made: the count starts again.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.tries = 1;
     }
 
@@ -40,7 +40,7 @@ impl Pauses {
     /// # Errors
     /// The failure's, if another try is useless, one too many, or to come
     /// later than anybody would wait here.
-    pub(super) async fn pause(&mut self, failure: Failure) -> Result<(), HubError> {
+    pub(crate) async fn pause(&mut self, failure: Failure) -> Result<(), HubError> {
         let (error, asked) = match failure {
             Failure::Lasting(error) => return Err(error),
             Failure::Passing(error, asked) => (error, asked),

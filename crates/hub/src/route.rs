@@ -17,13 +17,13 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Connects by `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`. Addresses without
 /// TLS are mirrors nearby; they are connected to directly.
 #[derive(Clone)]
-pub(super) struct Route {
+pub(crate) struct Route {
     direct: HttpConnector,
     proxies: Arc<Matcher>,
 }
 
 impl Route {
-    pub(super) fn new(proxies: Matcher) -> Self {
+    pub(crate) fn new(proxies: Matcher) -> Self {
         let mut direct = HttpConnector::new();
         direct.enforce_http(false);
         direct.set_connect_timeout(Some(CONNECT));

@@ -21,16 +21,16 @@ const LOCK_POLL: Duration = Duration::from_millis(250);
 
 /// What the hub says of a file before its bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Meta {
-    pub(super) file: String,
-    pub(super) url: Uri,
-    pub(super) size: u64,
-    pub(super) checksum: Checksum,
+pub(crate) struct Meta {
+    pub(crate) file: String,
+    pub(crate) url: Uri,
+    pub(crate) size: u64,
+    pub(crate) checksum: Checksum,
 }
 
 impl Meta {
     /// Asks for size and checksum.
-    pub(super) async fn ask(http: &Http, url: Uri, about: About<'_>) -> Result<Self, HubError> {
+    pub(crate) async fn ask(http: &Http, url: Uri, about: About<'_>) -> Result<Self, HubError> {
         let file = about.file.unwrap_or_default().to_owned();
         let answer = http.ask(&Method::HEAD, &url, about).await?;
         let text = |name: &HeaderName| answer.headers.get(name)?.to_str().ok();
@@ -111,7 +111,7 @@ impl Partial {
 
 /// Brings a file into the cache, or finds it there. `told` hears how many of
 /// its bytes are there.
-pub(super) async fn bring(
+pub(crate) async fn bring(
     http: &Http,
     cache: &RepoCache,
     meta: &Meta,

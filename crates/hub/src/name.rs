@@ -14,24 +14,24 @@ const MAX_REVISION: usize = 200;
 
 /// A repository at a revision: `ORG/NAME`, or the old `NAME`, and `@REVISION`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RepoRef {
+pub struct RepoRef {
     repo: String,
     revision: String,
 }
 
 impl RepoRef {
     /// `ORG/NAME`.
-    pub(crate) fn repo(&self) -> &str {
+    pub fn repo(&self) -> &str {
         &self.repo
     }
 
     /// A branch, a tag, a commit, or `refs/pr/N`.
-    pub(crate) fn revision(&self) -> &str {
+    pub fn revision(&self) -> &str {
         &self.revision
     }
 
     /// `NAME`.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.repo.rsplit('/').next().unwrap_or(&self.repo)
     }
 }
@@ -83,12 +83,12 @@ fn is_revision(text: &str) -> bool {
 }
 
 /// Whether `text` is a full commit.
-pub(super) fn is_commit(text: &str) -> bool {
+pub(crate) fn is_commit(text: &str) -> bool {
     is_lower_hex(text, 40)
 }
 
 /// Whether `text` is so many lower-case hexadecimal digits.
-pub(super) fn is_lower_hex(text: &str, digits: usize) -> bool {
+pub(crate) fn is_lower_hex(text: &str, digits: usize) -> bool {
     text.len() == digits
         && text
             .bytes()
@@ -97,7 +97,7 @@ pub(super) fn is_lower_hex(text: &str, digits: usize) -> bool {
 
 /// Whether a path that somebody else wrote stays below the folder it is joined
 /// to: relative, without `.` or `..`, without what other systems split at.
-pub(crate) fn is_plain_path(path: &str) -> bool {
+pub fn is_plain_path(path: &str) -> bool {
     !path.is_empty()
         && path.len() <= 1024
         && !path.chars().any(|c| c == '\\' || c.is_control())
@@ -107,7 +107,7 @@ pub(crate) fn is_plain_path(path: &str) -> bool {
 }
 
 /// Percent-encodes everything but unreserved characters, and `/` if `keep`.
-pub(super) fn encoded(text: &str, keep: Option<u8>) -> String {
+pub(crate) fn encoded(text: &str, keep: Option<u8>) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || keep == Some(byte) {

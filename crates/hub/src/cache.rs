@@ -20,13 +20,13 @@ use std::path::{Path, PathBuf};
 const PIECE: usize = 1 << 20;
 
 /// One repository's part of the cache.
-pub(super) struct RepoCache {
+pub(crate) struct RepoCache {
     folder: PathBuf,
     locks: PathBuf,
 }
 
 impl RepoCache {
-    pub(super) fn new(cache: &Path, repo: &str) -> Self {
+    pub(crate) fn new(cache: &Path, repo: &str) -> Self {
         let name = format!("models--{}", repo.replace('/', "--"));
         Self {
             locks: cache.join(".locks").join(&name),
@@ -34,25 +34,25 @@ impl RepoCache {
         }
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    pub(super) fn blob(&self, checksum: &Checksum) -> PathBuf {
+    pub(crate) fn blob(&self, checksum: &Checksum) -> PathBuf {
         self.folder.join("blobs").join(checksum.hex())
     }
 
-    pub(super) fn incomplete(&self, checksum: &Checksum) -> PathBuf {
+    pub(crate) fn incomplete(&self, checksum: &Checksum) -> PathBuf {
         let name = format!("{}.incomplete", checksum.hex());
         self.folder.join("blobs").join(name)
     }
 
-    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
     }
 
     /// Makes the folders that a download writes to, and opens its lock.
-    pub(super) fn lock_file(&self, checksum: &Checksum) -> Result<File, HubError> {
+    pub(crate) fn lock_file(&self, checksum: &Checksum) -> Result<File, HubError> {
         for folder in [&self.folder.join("blobs"), &self.locks] {
             fs::create_dir_all(folder).map_err(failed("made", folder))?;
         }
@@ -62,7 +62,7 @@ impl RepoCache {
     }
 
     /// Puts a blob into a snapshot under its file's name.
-    pub(super) fn link(
+    pub(crate) fn link(
         &self,
         commit: &str,
         file: &str,
@@ -87,7 +87,7 @@ impl RepoCache {
     }
 
     /// Remembers what a branch or tag stands for.
-    pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+    pub(crate) fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl RepoCache {
     }
 
     /// What a revision stood for when it was last asked for.
-    pub(super) fn commit(&self, revision: &str) -> Option<String> {
+    pub(crate) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
@@ -116,7 +116,7 @@ impl RepoCache {
 
 /// Feeds what is in a file to a hash, and says how long it is. Other tasks get
 /// their turn in between, such as the one that waits for Ctrl-C.
-pub(super) async fn hash(
+pub(crate) async fn hash(
     file: &mut File,
     path: &Path,
     hasher: &mut Hasher,
@@ -138,7 +138,7 @@ pub(super) async fn hash(
 }
 
 /// Whether the file at `path` is there and is what `checksum` says.
-pub(super) async fn is_whole(path: &Path, checksum: &Checksum) -> Result<bool, HubError> {
+pub(crate) async fn is_whole(path: &Path, checksum: &Checksum) -> Result<bool, HubError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -151,7 +151,7 @@ pub(super) async fn is_whole(path: &Path, checksum: &Checksum) -> Result<bool, H
 }
 
 /// An error of the cache's file system.
-pub(super) fn failed<'a>(
+pub(crate) fn failed<'a>(
     operation: &'static str,
     path: &'a Path,
 ) -> impl Fn(io::Error) -> HubError + use<'a> {
