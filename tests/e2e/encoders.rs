@@ -3,7 +3,7 @@
 use crate::support::{at, mesh};
 use std::path::{Path, PathBuf};
 use tiermesh_harness::Mesh;
-use tiermesh_harness::client::prompt;
+use tiermesh_harness::client::{prompt, reason};
 use tiermesh_proto::v1;
 use tiermesh_proto::v1::infer_event::Event;
 use tiermesh_proto::v1::result::Result as Outcome;
@@ -62,11 +62,12 @@ async fn an_edge_embeds_and_labels_for_clients_of_the_gateway() {
         assert!(tag.start < tag.end && tag.end as usize <= text.len());
         assert!(!tag.label.is_empty());
     }
-    let refused = prompt(text, 1);
+    // An encoder writes no answers: who asks for one hears which models do.
     let refused = v1::InferRequest {
         model: "bert".to_owned(),
-        ..refused
+        ..prompt(text, 1)
     };
     let status = at(&mesh.gateway).await.infer(refused).await.unwrap_err();
-    assert!(status.message().contains("bert"), "{status:?}");
+    assert_eq!(reason(&status), "MODEL_NOT_FOUND");
+    assert!(status.message().contains("tiny-llama"), "{status:?}");
 }
