@@ -15,7 +15,7 @@ CROWD = 24
 # is meant to be rude.
 RUDE_S = 0.15
 # A breaker that does not let anything through for so long is stuck.
-HEAL_WITHIN_S = 45.0
+HEAL_WITHIN_S = 30.0
 # A refusal that takes longer has waited for something.
 AT_ONCE_S = 0.5
 FAILS = Play(status=503)
@@ -47,6 +47,8 @@ class Bench:
         self.settings, self.worker = settings, worker
         # Whether it opened on a run of plain failures at all.
         self.opens = None
+        # The case after which nothing passed any more.
+        self.is_stuck_after = None
 
     async def ask(self, **more) -> Heard:
         settings = self.settings
@@ -153,10 +155,10 @@ async def throttling_is_neutral(bench: Bench):
     """A full upstream is not a broken one. It may be left alone for the second
     it asked for, and no longer."""
     often = 3 * bench.settings.consecutive
-    arrived = 0
-    for _ in range(often):
-        bench.worker.play = Play(status=429, retry_after_s=1)
-        arrived += (await bench.reaches())[1]
+    bench.worker.play = Play(status=429, retry_after_s=1)
+    before = bench.worker.seen
+    await asyncio.gather(*(bench.ask() for _ in range(often)))
+    arrived = bench.worker.seen - before
     await asyncio.sleep(1.1)
     await bench.stays_closed(f"{arrived} answers of 429 (1.1 s ago)")
     return f"{often} requests, {arrived} of them throttled upstream"

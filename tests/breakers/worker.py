@@ -67,7 +67,8 @@ class Worker:
             while True:
                 first, headers = await read_head(reader, prefix)
                 method, path, _ = first.split(" ", 2)
-                body = await whole_body(reader, headers)
+                has_body = "content-length" in headers or "transfer-encoding" in headers
+                body = await whole_body(reader, headers) if has_body else b""
                 if method == "POST" and _wire(path):
                     prefix = await self._answer(path, body, reader, writer)
                 else:
