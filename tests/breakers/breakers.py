@@ -49,7 +49,8 @@ async def ready(bench: Bench):
         if heard.ok and arrived:
             return
         if time.monotonic() - began > READY_WITHIN_S:
-            sys.exit(f"the gateway does not pass a request on to port {bench.worker.port}: {heard.short()}")
+            print(f"the gateway does not pass a request on to port {bench.worker.port}: {heard.short()}", file=sys.stderr)
+            sys.exit(2)
         await asyncio.sleep(0.25)
 
 
