@@ -77,7 +77,8 @@ pub struct Options {
     pub max_attempts: u32,
     /// The most seams in one answer.
     pub max_seams: u32,
-    /// How long one search for another place may take where all are full.
+    /// How long a request may wait for a place, all in all, between two of its
+    /// tokens, where all are full.
     pub place_within: Duration,
     /// The first wait of such a search is up to this, each next up to twice
     /// as long, drawn from the request's seed.

@@ -170,9 +170,15 @@ impl Search<'_> {
         best as u8 <= kind as u8
     }
 
-    /// How long to wait before looking again, in this round of a search that
-    /// began at `since`; none when waiting does not help.
-    pub(crate) fn wait(&self, error: &InferError, round: u32, since: Time) -> Option<Duration> {
+    /// How long to wait before looking again, in this round of a search, when
+    /// so much was waited since the last token; none when waiting does not
+    /// help.
+    pub(crate) fn wait(
+        &self,
+        error: &InferError,
+        round: u32,
+        waited: Duration,
+    ) -> Option<Duration> {
         let options = &self.shared.options;
         let now = self.shared.clock.now();
         let free = self.excluded.next_free(now);
@@ -187,7 +193,7 @@ impl Search<'_> {
             _ => drawn,
         };
         let left = self.decided.context.deadline.remaining(now);
-        let in_time = (now + wait).since(since) <= options.place_within;
+        let in_time = waited + wait <= options.place_within;
         (in_time && left.is_none_or(|left| wait < left)).then_some(wait)
     }
 }

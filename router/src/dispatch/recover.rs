@@ -104,7 +104,6 @@ impl Run {
 
     /// Finds somebody who takes the request from here.
     pub(super) async fn go_on(&mut self, mut error: InferError) -> Result<(), InferError> {
-        let since = self.shared.clock.now();
         let mut round = 0;
         loop {
             if !self.may_go_on(&error) {
@@ -113,7 +112,7 @@ impl Run {
             let place = match self.elsewhere() {
                 Ok(place) => place,
                 Err(none) => {
-                    let wait = self.search().wait(&none, round, since);
+                    let wait = self.search().wait(&none, round, self.waited);
                     let Some(wait) = wait else {
                         if self.earlier.is_empty() {
                             return Err(none);
@@ -122,6 +121,7 @@ impl Run {
                         return Err(self.with_history(error));
                     };
                     round += 1;
+                    self.waited += wait;
                     tokio::time::sleep(wait).await;
                     continue;
                 }

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll};
+use std::time::Duration;
 use tiermesh_core::{
     Attempt as AttemptRecord, DecisionSummary, Done, Event, EventStream, InferError, Reason,
     ReasonRecord, Refusal, Request, Sealed, Seam, SeamKind, Time, Token, Usd,
@@ -37,6 +38,9 @@ pub(crate) struct Run {
     /// Attempts so far.
     pub(super) tries: u32,
     pub(super) seams: u32,
+    /// Waits for a place since the last token: whoever asks each time to come
+    /// back in a second must not keep the client for as many as it is tried.
+    pub(super) waited: Duration,
     /// Attempts that ended without the answer.
     pub(super) earlier: Vec<AttemptRecord>,
     /// What broke the answer last, once it had begun.
@@ -96,6 +100,7 @@ impl Run {
             excluded: Excluded::default(),
             tries: 0,
             seams: 0,
+            waited: Duration::ZERO,
             earlier: Vec::new(),
             broke: None,
             overspent: None,
@@ -259,6 +264,7 @@ impl Run {
             self.first_token = Some(self.shared.clock.now());
         }
         self.said.add(&items);
+        self.waited = Duration::ZERO;
         self.outbox.push_back(Event::Tokens {
             first_seq: first_seq + self.said.discarded(),
             items,

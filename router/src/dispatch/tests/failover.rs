@@ -154,6 +154,19 @@ async fn when_all_refuse_the_caller_is_refused_and_told_of_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_is_always_full_for_another_second_is_not_asked_for_ever() {
+    let world = World::new(vec![candidate(Tier::Cloud, "region")]);
+    let full = Step::Full(Duration::from_secs(1));
+    world.node("region").script(vec![full]);
+    let start = tokio::time::Instant::now();
+    let error = world.open("interactive").await.err().unwrap();
+    assert_eq!(error.class, ErrorClass::Exhausted);
+    assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
+    assert!(start.elapsed() <= Duration::from_secs(3));
+    assert!(world.node("region").called() <= 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_choice_may_be_slow() {
     let world = World::new(vec![candidate(Tier::Mec, "edge")]);
     let mut steps = vec![Step::Wait(Duration::from_secs(10))];

@@ -18,6 +18,8 @@ use tiermesh_decision::Policies;
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Refuse(ErrorClass),
+    /// Is full, and says for how long.
+    Full(Duration),
     HangBeforeStream,
     Accept(Box<DecisionSummary>),
     Tokens(u64, u64),
@@ -80,6 +82,10 @@ impl Node {
     async fn play(&self, steps: Vec<Step>, said: u64) -> Result<EventStream, Refusal> {
         match steps.first() {
             Some(Step::Refuse(class)) => return Err(InferError::new(*class, "QUEUE_FULL", "no")),
+            Some(Step::Full(left)) => {
+                let full = InferError::new(ErrorClass::Exhausted, "QUEUE_FULL", "no");
+                return Err(full.retry_after(*left));
+            }
             Some(Step::HangBeforeStream) => std::future::pending().await,
             _ => {}
         }
