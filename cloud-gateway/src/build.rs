@@ -2,7 +2,7 @@
 
 use crate::catalog::GatewayCatalog;
 use crate::config::GatewayConfig;
-use crate::fleet::GatewayFleet;
+use crate::fleet::{GatewayFleet, Listener};
 use crate::rules::Rules;
 use anyhow::Context as _;
 use std::future::Future;
@@ -15,7 +15,7 @@ use tiermesh_daemon::{DRAIN, PolicyWatch, epoch, policies, watch_policies};
 use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, TicketSigner, door_config, gateway_config};
 use tiermesh_link::{GatewayLink, GatewayLinkOptions, NodeTable, Upward};
-use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Options, Setup};
+use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Keeps, Memory, Options, Setup};
 use tokio::net::TcpListener;
 
 /// A gateway, built and ready to serve.
@@ -46,22 +46,34 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         Some(bedrock) => Some(connect(bedrock, config, &clock).await?),
         None => None,
     };
-    let table = NodeTable::new(epoch());
-    let fleet = Arc::new(GatewayFleet {
-        table: table.clone(),
-        cloud,
+    let epoch = epoch();
+    let memory = Memory::new(epoch);
+    let hears = Listener {
+        memory: memory.clone(),
         clock: clock.clone(),
-    });
+    };
+    let table = NodeTable::watched(epoch, Arc::new(hears));
+    let fleet = Arc::new(GatewayFleet::new(
+        table.clone(),
+        memory.clone(),
+        cloud,
+        clock.clone(),
+    ));
     let (policies, default_policy) =
         policies(config.policies.as_deref(), config.default_policy.as_ref())?;
-    let dispatcher = Arc::new(Dispatcher::new(Setup {
+    let setup = Setup {
         own: own.clone(),
         fleet: fleet.clone(),
         policies,
-        breakers: Breakers::new(breaker(config), epoch()),
+        breakers: Breakers::new(breaker(config), epoch),
         clock: clock.clone(),
         options: Options::default(),
-    }));
+    };
+    let keeps = Keeps {
+        memory: Some(memory),
+        journal: None,
+    };
+    let dispatcher = Arc::new(Dispatcher::keeping(setup, keeps));
     let reload = config.policies.clone().map(|file| {
         let dispatcher = dispatcher.clone();
         let put = move |policies| dispatcher.set_policies(policies);
