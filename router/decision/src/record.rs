@@ -31,6 +31,9 @@ enum Line {
     State {
         epoch: u64,
         sequence: u64,
+        /// There is nobody else: the log begins, or begins anew.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
         changed: Vec<(usize, Candidate)>,
         gone: Vec<usize>,
     },
@@ -194,6 +197,7 @@ impl Recorder {
     /// point alone does not tell.
     fn state(&mut self, snapshot: Snapshot) -> Option<Line> {
         let last = self.last.take();
+        let whole = last.is_none();
         let old = last.as_ref().map(|last| &last.candidates);
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         let mut before = old.into_iter().flat_map(Candidates::chunks);
@@ -222,6 +226,7 @@ impl Recorder {
         (!(same && nothing)).then_some(Line::State {
             epoch: point.0,
             sequence: point.1,
+            whole,
             changed,
             gone,
         })

@@ -62,6 +62,8 @@ pub struct MeshSpec {
     pub cloud_idle_timeout_ms: Option<u64>,
     /// How long the gateway's breakers stay open; its default when absent.
     pub breaker_open_ms: Option<u64>,
+    /// Where the gateway records its decisions; nowhere when absent.
+    pub decisions: Option<PathBuf>,
 }
 
 impl MeshSpec {
@@ -83,6 +85,7 @@ impl MeshSpec {
             policies: None,
             cloud_idle_timeout_ms: None,
             breaker_open_ms: None,
+            decisions: None,
         }
     }
 }
@@ -339,6 +342,7 @@ impl Starter<'_> {
             policies: self.spec.policies.as_deref(),
             cloud_idle_timeout_ms: self.spec.cloud_idle_timeout_ms,
             breaker_open_ms: self.spec.breaker_open_ms,
+            decisions: self.spec.decisions.as_deref(),
             api_port,
             link_port,
         };

@@ -134,10 +134,11 @@ pub fn replay(log: impl BufRead, old: &Policies, new: &Policies) -> Result<Compa
             Line::State {
                 epoch,
                 sequence,
+                whole,
                 changed,
                 gone,
             } => {
-                if epoch != snapshot.epoch {
+                if whole || epoch != snapshot.epoch {
                     // Another run of the process begins with all it has.
                     placed.clear();
                 }
