@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .into_inner();
     if !args.json {
         out::line(&format!(
-            "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8} {:>10} {:>9} {:>11} {:>5} {:>8}  {}",
+            "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8} {:>10} {:>9} {:>11} {:>5} {:>8} {:>8}  {}",
             "NODE",
             "TIER",
             "CREDITS",
@@ -75,6 +75,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             "KV MiB",
             "HIT%",
             "AGE ms",
+            "OBS/PRED",
             "MODELS"
         ));
     }
@@ -86,7 +87,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
 fn row(node: &v1::Node) -> String {
     format!(
-        "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8.2} {:>10.1} {:>9.0} {:>11} {:>5} {:>8}  {}",
+        "{:<12} {:<6} {:>7} {:>6} {:>6} {:>9} {:>8.2} {:>10.1} {:>9.0} {:>11} {:>5} {:>8} {:>8}  {}",
         node.node,
         tier_name(node.tier),
         node.credits_free,
@@ -99,6 +100,7 @@ fn row(node: &v1::Node) -> String {
         memory(node),
         hits(node),
         node.report_age_ms,
+        calibration(node),
         models(node)
     )
 }
@@ -116,6 +118,18 @@ fn hits(node: &v1::Node) -> String {
         0 => "-".to_owned(),
         _ => format!("{:.0}", 100.0 * node.prefix_hit_share),
     }
+}
+
+/// Observed over predicted time to the first token, over all models by their
+/// answers; a dash before the first.
+fn calibration(node: &v1::Node) -> String {
+    let known = || node.model_states.iter().filter_map(|m| m.calibration);
+    let answers: u64 = known().map(|c| c.answers).sum();
+    if answers == 0 {
+        return "-".to_owned();
+    }
+    let sum: f64 = known().map(|c| c.ratio * c.answers as f64).sum();
+    format!("{:.2}", sum / answers as f64)
 }
 
 /// The models, those that are not in memory marked.
@@ -145,6 +159,15 @@ fn record(node: &v1::Node) -> String {
             "first_token_ms": state.first_token_ms,
             "calibration_error": state.calibration_error,
             "kv_tokens_free": state.kv_tokens_free,
+            "calibration": state.calibration.map(|known| json!({
+                "answers": known.answers,
+                "observed_over_predicted": known.ratio,
+                "within_p99": known.within_p99,
+                "error_ms": known.error_ms,
+                "first_token_p50_ms": known.first_token_p50_ms,
+                "first_token_p99_ms": known.first_token_p99_ms,
+                "failed_share": known.failed_share,
+            })),
         })
     });
     let states: Vec<_> = states.collect();

@@ -130,6 +130,11 @@ fn in_words(reason: &v1::Reason) -> String {
     let value = reason.value.unwrap_or_default();
     match (code.as_str(), reason.limit) {
         ("latency", Some(ms)) => format!("{code} {value:.1} points: {node} within {ms:.1} ms"),
+        ("chance", Some(ms)) => format!(
+            "{code} {:.1} %: {node} ({}) within {ms:.1} ms",
+            100.0 * value,
+            reason.model
+        ),
         ("cost", Some(usd)) => format!("{code} {value:.1} points: {node} for ${usd:.7}"),
         (_, Some(limit)) => format!("{code}: {node}, {value} against {limit}"),
         (_, None) if reason.removes => format!("{code}: {node} is out"),

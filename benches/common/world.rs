@@ -86,6 +86,8 @@ impl World {
             policy: &self.policy,
             own: &self.own,
             zone: None,
+            complexity: None,
+            prompt_tokens: None,
             answer: None,
             warm: &[],
             now: NOW,

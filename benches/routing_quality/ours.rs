@@ -171,6 +171,8 @@ impl Strategy for Ours<'_> {
             policy: self.policy,
             own: &self.own,
             zone: None,
+            complexity: None,
+            prompt_tokens: None,
             answer,
             warm: &self.warm,
             now: ask.now,

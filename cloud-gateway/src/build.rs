@@ -2,7 +2,7 @@
 
 use crate::catalog::GatewayCatalog;
 use crate::config::GatewayConfig;
-use crate::fleet::GatewayFleet;
+use crate::fleet::{GatewayFleet, Listener};
 use crate::rules::Rules;
 use anyhow::Context as _;
 use std::future::Future;
@@ -11,12 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_bedrock::{BedrockCloud, BedrockConfig, CredentialSource, Wiring};
 use tiermesh_core::{Clock, Destination, MonotonicClock, Tier, UserId};
-use tiermesh_daemon::{DRAIN, PolicyWatch, epoch, policies, watch_policies};
+use tiermesh_daemon::{DRAIN, DecisionLog, PolicyWatch, epoch, policies, watch_policies};
 use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, TicketSigner, door_config, gateway_config};
 use tiermesh_link::{GatewayLink, GatewayLinkOptions, NodeTable, Upward};
-use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Options, Setup};
+use tiermesh_router::{
+    BreakerConfig, Breakers, Dispatcher, Journal, Keeps, Memory, Options, Setup,
+};
 use tokio::net::TcpListener;
+
+/// How long the last records of decisions may take to be written.
+const LAST_RECORDS: Duration = Duration::from_secs(3);
 
 /// A gateway, built and ready to serve.
 pub struct Gateway {
@@ -25,6 +30,7 @@ pub struct Gateway {
     listener: TcpListener,
     endpoint: String,
     link: GatewayLink,
+    decisions: Option<Arc<DecisionLog>>,
     /// Reloads the policies as long as this serves.
     _reload: Option<PolicyWatch>,
 }
@@ -46,22 +52,37 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         Some(bedrock) => Some(connect(bedrock, config, &clock).await?),
         None => None,
     };
-    let table = NodeTable::new(epoch());
-    let fleet = Arc::new(GatewayFleet {
-        table: table.clone(),
-        cloud,
+    let epoch = epoch();
+    let memory = Memory::new(epoch);
+    let hears = Listener {
+        memory: memory.clone(),
         clock: clock.clone(),
-    });
+    };
+    let table = NodeTable::watched(epoch, Arc::new(hears));
+    let fleet = Arc::new(GatewayFleet::new(
+        table.clone(),
+        memory.clone(),
+        cloud,
+        clock.clone(),
+    ));
     let (policies, default_policy) =
         policies(config.policies.as_deref(), config.default_policy.as_ref())?;
-    let dispatcher = Arc::new(Dispatcher::new(Setup {
+    let setup = Setup {
         own: own.clone(),
         fleet: fleet.clone(),
         policies,
-        breakers: Breakers::new(breaker(config), epoch()),
+        breakers: Breakers::new(breaker(config), epoch),
         clock: clock.clone(),
         options: Options::default(),
-    }));
+    };
+    let decisions = config.decisions.as_ref();
+    let decisions = decisions.map(DecisionLog::open).transpose()?;
+    let journal = decisions.clone().map(|log| log as Arc<dyn Journal>);
+    let keeps = Keeps {
+        memory: Some(memory),
+        journal,
+    };
+    let dispatcher = Arc::new(Dispatcher::keeping(setup, keeps));
     let reload = config.policies.clone().map(|file| {
         let dispatcher = dispatcher.clone();
         let put = move |policies| dispatcher.set_policies(policies);
@@ -112,6 +133,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         listener,
         endpoint,
         link,
+        decisions,
         _reload: reload,
     })
 }
@@ -140,6 +162,12 @@ impl Gateway {
     ) -> anyhow::Result<()> {
         let served = tiermesh_frontdoor::serve(self.door, self.listener, self.tls, stop).await;
         self.link.drain(DRAIN).await;
+        if let Some(log) = self.decisions {
+            let closed = tokio::task::spawn_blocking(move || log.close(LAST_RECORDS)).await;
+            if !matches!(closed, Ok(true)) {
+                tracing::warn!("the last records of decisions were not written in time");
+            }
+        }
         Ok(served?)
     }
 }

@@ -35,10 +35,15 @@ impl Catalog for GatewayCatalog {
         let mut nodes = tiermesh_frontdoor::nodes_of(&self.fleet.snapshot(), |node| {
             self.dispatcher.breaker_state(node)
         });
+        let now = self.fleet.clock.now();
         for status in &mut nodes {
+            let models = status.models.iter();
+            let known = |model| self.fleet.memory.calibrated(&status.node, model);
+            status.calibration = models.map(known).collect();
             let Some(node) = linked.iter().find(|node| node.hello.node == status.node) else {
                 continue;
             };
+            status.report_age = now.since(node.reported_at);
             status.endpoint.clone_from(&node.hello.endpoint);
             if let Some(report) = &node.report {
                 status.active = report.active;

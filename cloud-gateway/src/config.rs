@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tiermesh_bedrock::BedrockConfig;
 use tiermesh_core::{NodeId, PolicyName, Region, UserId};
-use tiermesh_daemon::{ConfigError, TlsPaths, check, require_tls_off_loopback};
+use tiermesh_daemon::{ConfigError, DecisionsConfig, TlsPaths, check, require_tls_off_loopback};
 
 /// The gateway's configuration, as its TOML file has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct GatewayConfig {
     /// The cloud tier; without it the mesh is device and edge alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bedrock: Option<BedrockConfig>,
+    /// Where decisions are recorded; without it they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decisions: Option<DecisionsConfig>,
 }
 
 const fn breaker_open() -> u64 {
@@ -118,6 +121,9 @@ impl GatewayConfig {
             self.link.credits_want,
             1..=self.link.credits_max,
         )?;
+        if let Some(decisions) = &self.decisions {
+            decisions.validate()?;
+        }
         if let Some(bedrock) = &self.bedrock {
             bedrock.validate().map_err(|error| {
                 ConfigError::value(format!("bedrock.{}", error.key), error.value, error.allowed)
@@ -172,6 +178,8 @@ mod tests {
         assert!(refused("ticket_ttl_s = 0").contains("`ticket_ttl_s` is 0: 1 to 86400"));
         assert!(refused("colour = 'red'").contains("colour"));
         assert!(refused("|credits_want = 9000").contains("link.credits_want"));
+        let never = refused("|[decisions]\nfile = 'd.jsonl'\nmax_mib = 0");
+        assert!(never.contains("`decisions.max_mib` is 0"), "{never}");
         let own_name = refused(
             "|[bedrock]\nnode = 'gw'\nregion = 'us-east-1'\n[[bedrock.models]]\nid = 'm'\nfamily = 'f'\nmodel_id = 'x.y'\ncontext_tokens = 1000\nquality = 0.5\ninput_usd_per_million = 1.0\noutput_usd_per_million = 1.0\npriced_on = '2026-11-20'",
         );

@@ -1,76 +1,160 @@
 //! What the gateway can choose between: linked nodes, and Bedrock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiermesh_bedrock::BedrockCloud;
 use tiermesh_core::{
-    BreakerState, CandidateState, Clock, Fleet, Infer, NodeId, Outlook, Snapshot, Tier,
+    CandidateState, Clock, Destination, Fleet, Infer, NodeId, Snapshot, Tier, Time,
 };
 use tiermesh_link::session::NodeHello;
-use tiermesh_link::{LinkedNode, NodeTable, OfferSource};
+use tiermesh_link::{LinkedNode, NodeTable, NodeWatch, OfferSource};
 use tiermesh_proto::{link, v1};
+use tiermesh_router::{Joined, Memory, Tracker};
 
 /// The most offers one node hears.
 const MAX_OFFERS: usize = 16;
+/// The cloud's own figures are read no more often than this.
+const CLOUD_EVERY: Duration = Duration::from_millis(100);
 
-/// Every linked node and the cloud tier.
+/// Every linked node and the cloud tier. The candidates lie in the memory and
+/// change as nodes report; a request's snapshot is one reference to them.
 pub(crate) struct GatewayFleet {
     pub(crate) table: Arc<NodeTable>,
-    pub(crate) cloud: Option<Arc<BedrockCloud>>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) clock: Arc<dyn Clock>,
+    cloud: Option<Cloud>,
+}
+
+struct Cloud {
+    bedrock: Arc<BedrockCloud>,
+    /// Microseconds when its figures were read last.
+    read_us: AtomicU64,
+    reads: AtomicU64,
+}
+
+/// Puts into the memory what the table of links hears.
+pub(crate) struct Listener {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl NodeWatch for Listener {
+    /// A node is a candidate from its first report on.
+    fn changed(&self, node: &LinkedNode) {
+        let Some(report) = &node.report else {
+            return;
+        };
+        let (hello, now) = (&node.hello, self.clock.now());
+        let credits = if node.draining { 0 } else { node.credits };
+        let rtt_ms = node.rtt.as_secs_f32() * 1e3;
+        self.memory.nodes(|tracker| {
+            if !tracker.has(&hello.node) {
+                tracker.join(joined(hello), now);
+            }
+            tracker.report(&hello.node, report, rtt_ms, node.reported_at);
+            tracker.credits(&hello.node, credits, now);
+        });
+    }
+
+    fn left(&self, node: &NodeId) {
+        self.memory.nodes(|tracker| tracker.leave(node));
+    }
+}
+
+fn joined(hello: &NodeHello) -> Joined {
+    Joined {
+        place: Destination {
+            tier: hello.tier,
+            region: hello.region.clone(),
+            node: hello.node.clone(),
+            owner: hello.owner.clone(),
+        },
+        transit: None,
+        models: hello.models.clone(),
+        // Its own report, which knows everybody's streams, predicts.
+        slots: None,
+        cache_tokens: 0,
+        base_ms: 0.0,
+    }
+}
+
+impl GatewayFleet {
+    pub(crate) fn new(
+        table: Arc<NodeTable>,
+        memory: Arc<Memory>,
+        cloud: Option<Arc<BedrockCloud>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let cloud = cloud.map(|bedrock| {
+            let joined = Joined {
+                place: bedrock.destination().clone(),
+                transit: None,
+                models: bedrock.offers(),
+                slots: None,
+                cache_tokens: 0,
+                base_ms: 0.0,
+            };
+            memory.nodes(|tracker| tracker.join(joined, clock.now()));
+            Cloud {
+                bedrock,
+                read_us: AtomicU64::new(0),
+                reads: AtomicU64::new(0),
+            }
+        });
+        Self {
+            table,
+            memory,
+            clock,
+            cloud,
+        }
+    }
+}
+
+impl Cloud {
+    /// Reads the client's figures, now and then: it measures itself and sends
+    /// no reports.
+    fn look(&self, tracker: &mut Tracker, now: Time) {
+        let reads = self.reads.fetch_add(1, Ordering::Relaxed);
+        let mut report = self.bedrock.report(reads + 1, Duration::ZERO);
+        // What is open is counted where it was opened.
+        report.credits += report.active;
+        tracker.report(&self.bedrock.destination().node, &report, 0.0, now);
+        self.read_us.store(now.as_us().max(1), Ordering::Relaxed);
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        let last = self.read_us.load(Ordering::Relaxed);
+        let every = u64::try_from(CLOUD_EVERY.as_micros()).unwrap_or(u64::MAX);
+        let due = last == 0 || now.as_us().saturating_sub(last) >= every;
+        // Whoever is first of several reads for all.
+        due && self
+            .read_us
+            .compare_exchange(
+                last,
+                now.as_us().max(1),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
 }
 
 impl Fleet for GatewayFleet {
     fn snapshot(&self) -> Snapshot {
         let now = self.clock.now();
-        let (epoch, sequence) = self.table.point();
-        let mut candidates = Vec::new();
-        for node in self.table.list() {
-            let age = now.since(node.reported_at);
-            candidates.extend(candidates_of(&node, age));
+        if let Some(cloud) = self.cloud.as_ref().filter(|cloud| cloud.is_due(now)) {
+            self.memory.nodes(|tracker| cloud.look(tracker, now));
         }
-        if let Some(cloud) = &self.cloud {
-            candidates.extend(cloud.candidates());
-        }
-        Snapshot {
-            epoch,
-            sequence,
-            candidates: candidates.into(),
-        }
+        self.memory.snapshot()
     }
 
     fn node(&self, node: &NodeId) -> Option<Arc<dyn Infer>> {
         match &self.cloud {
-            Some(cloud) if &cloud.destination().node == node => Some(cloud.clone()),
+            Some(cloud) if &cloud.bedrock.destination().node == node => Some(cloud.bedrock.clone()),
             _ => self.table.infer(node),
         }
     }
-}
-
-/// A linked node's models; none before its first report.
-fn candidates_of(node: &LinkedNode, age: Duration) -> Vec<CandidateState> {
-    let Some(report) = &node.report else {
-        return Vec::new();
-    };
-    let models = node.hello.models.iter().zip(&report.models);
-    models
-        .map(|(model, state)| CandidateState {
-            node: node.hello.node.clone(),
-            tier: node.hello.tier,
-            region: node.hello.region.clone(),
-            owner: node.hello.owner.clone(),
-            transit: None,
-            model: model.clone(),
-            state: *state,
-            rtt_ms: node.rtt.as_secs_f32() * 1e3,
-            credits_free: node.credits_free(),
-            load: report.load,
-            battery_percent: report.battery_percent,
-            report_age: age,
-            breaker: BreakerState::Closed,
-            outlook: Outlook::default(),
-        })
-        .collect()
 }
 
 impl OfferSource for GatewayFleet {

@@ -197,7 +197,9 @@ impl Breakers {
         if inner.tripped.is_empty() && inner.nodes.is_empty() && all_closed {
             return;
         }
-        for candidate in &mut snapshot.candidates {
+        let chunks = snapshot.candidates.chunks();
+        let mut worse = Vec::new();
+        for (place, candidate) in chunks.flat_map(|(first, chunk)| (first..).zip(chunk.items())) {
             let own = inner
                 .tripped
                 .get(&Key::of(candidate))
@@ -210,7 +212,15 @@ impl Breakers {
                 worst(own, entry.machine.passes(&inner.config, now))
             });
             let both = worst(own, tiers[candidate.tier as usize]);
-            candidate.breaker = worst(candidate.breaker, both);
+            let breaker = worst(candidate.breaker, both);
+            if breaker != candidate.breaker {
+                worse.push((place, breaker));
+            }
+        }
+        // The others stay shared with whoever else reads them.
+        for (place, breaker) in worse {
+            let update = |candidate: &mut CandidateState| candidate.breaker = breaker;
+            snapshot.candidates.update(place, update);
         }
     }
 

@@ -2,13 +2,15 @@
 
 use crate::breaker::Breakers;
 use crate::budget::{BudgetLimits, Ledger};
+use crate::memory::Memory;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tiermesh_core::{
     BreakerState, Clock, Context, DecisionSummary, Destination, ErrorClass, Explain, Fleet, Infer,
     InferError, InferFuture, NodeId, Refusal, Request, RequestMeta, Sealed, Tier,
 };
-use tiermesh_decision::{Policies, Policy};
+use tiermesh_decision::record::Journal;
+use tiermesh_decision::{Policies, Policy, chances};
 
 mod allowance;
 mod attempt;
@@ -17,6 +19,7 @@ mod context;
 mod decided;
 mod elsewhere;
 mod failed;
+mod learn;
 mod lobby;
 mod patience;
 mod race;
@@ -47,6 +50,16 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// How patient it is.
     pub options: Options,
+}
+
+/// What a dispatcher keeps of what it does.
+#[derive(Default)]
+pub struct Keeps {
+    /// Learns from its answers; without it every request is the first. Its
+    /// fleet should keep its candidates in the same one.
+    pub memory: Option<Arc<Memory>>,
+    /// Takes what was decided, and what became of it.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 /// How patient a dispatcher is.
@@ -158,12 +171,19 @@ pub(crate) struct Shared {
     ledger: Arc<Ledger>,
     lobby: Lobby,
     options: Options,
+    keeps: Keeps,
 }
 
 impl Dispatcher {
-    /// A dispatcher.
+    /// A dispatcher that keeps nothing.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
+        Self::keeping(setup, Keeps::default())
+    }
+
+    /// A dispatcher that learns and records.
+    #[must_use]
+    pub fn keeping(setup: Setup, keeps: Keeps) -> Self {
         Self {
             shared: Arc::new(Shared {
                 own: setup.own,
@@ -176,6 +196,7 @@ impl Dispatcher {
                 ledger: Ledger::new(setup.options.budgets),
                 lobby: Lobby::default(),
                 options: setup.options,
+                keeps,
             }),
         }
     }
@@ -214,7 +235,15 @@ impl Infer for Dispatcher {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             shared.is_the_right_door(request.meta())?;
-            let decided = shared.decide(request.meta(), context).await?;
+            let meta = request.meta();
+            let decided = match shared.decide(meta, context.clone()).await {
+                Ok(decided) => decided,
+                Err(refusal) => {
+                    shared.record_refusal(meta, context);
+                    return Err(refusal);
+                }
+            };
+            shared.record(meta, &decided);
             Run::start(shared, request, decided).await
         })
     }
@@ -223,7 +252,11 @@ impl Infer for Dispatcher {
 impl Explain for Dispatcher {
     fn explain(&self, meta: &RequestMeta, context: &Context) -> Result<DecisionSummary, Refusal> {
         let decided = Decided::new(&self.shared, meta, context.clone())?;
-        Ok(decided.summary(meta, &self.shared.own.node, 0))
+        let own = &self.shared.own;
+        let mut summary = decided.summary(meta, own, 0);
+        let chances = chances(&decided.question(meta, own), &decided.snapshot);
+        summary.reasons.extend(chances);
+        Ok(summary)
     }
 }
 

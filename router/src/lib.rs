@@ -15,7 +15,11 @@
 pub mod breaker;
 pub mod budget;
 mod dispatch;
+mod memory;
 
 pub use breaker::{BreakerConfig, Breakers, Outcome};
 pub use budget::{BudgetLimits, Ledger, Window};
-pub use dispatch::{Allowance, Dispatcher, HedgeRule, Options, Setup};
+pub use dispatch::{Allowance, Dispatcher, HedgeRule, Keeps, Options, Setup};
+pub use memory::Memory;
+pub use tiermesh_decision::record::Journal;
+pub use tiermesh_decision::state::{Joined, Tracker};

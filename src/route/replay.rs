@@ -16,8 +16,8 @@ Examples:
   tiermesh route replay --decisions decisions.jsonl --policy new.toml
   tiermesh route replay --decisions decisions.jsonl --old now.toml --policy new.toml --json")]
 pub(crate) struct Args {
-    /// The log: JSON lines, as `routing_quality --record` writes them; daemons
-    /// do not record yet.
+    /// The log: JSON lines, as a gateway with `[decisions]` in its configuration
+    /// writes them.
     #[arg(long, value_name = "FILE")]
     decisions: PathBuf,
     /// The policies to try; they extend the built-in ones.
@@ -82,6 +82,7 @@ fn record(compared: &Compared) -> serde_json::Value {
         "without_policy": compared.without_policy,
         "changed": compared.changed,
         "outcomes": compared.outcomes,
+        "lost": compared.lost,
         "before": side(&compared.sides[0]),
         "after": side(&compared.sides[1]),
     })
@@ -93,6 +94,10 @@ fn show(compared: &Compared) {
         "{} decisions, {} reproduced bit for bit, {} would go elsewhere",
         compared.decisions, compared.reproduced, compared.changed
     ));
+    if compared.lost > 0 {
+        let lost = compared.lost;
+        out::line(&format!("{lost} records are missing from the log"));
+    }
     if compared.without_policy > 0 {
         out::line(&format!(
             "{} were made under policies that are not given",

@@ -169,8 +169,10 @@ async fn cloud_that_fails_before_its_first_token_is_stood_in_for() {
     let standin = standin().await;
     let mesh = mesh_with(&standin).await;
     let mut gateway = at(&mesh.gateway).await;
+    // An easy one would go to the edge, which is cheaper.
+    let hard = "a title of which there is much to say ".repeat(38);
     let anywhere = || {
-        let mut request = prompt("a title", 8);
+        let mut request = prompt(&hard, 8);
         request.policy = "interactive".to_owned();
         request
     };

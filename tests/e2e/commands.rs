@@ -237,6 +237,8 @@ fn recorded() -> String {
         policy: policies.require(&meta.policy).unwrap(),
         own: &own,
         zone: None,
+        complexity: None,
+        prompt_tokens: None,
         answer: None,
         warm: &[],
         now: Time::from_us(1),

@@ -7,6 +7,7 @@ mod cloud;
 mod commands;
 mod daemons;
 mod deadlines;
+mod decisions;
 mod doors;
 mod encoders;
 mod hub;

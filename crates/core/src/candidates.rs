@@ -35,11 +35,12 @@ impl Chunk {
         &self.items
     }
 
-    /// False when every candidate surely belongs to somebody else.
+    /// False when every candidate surely belongs to somebody else, and when
+    /// there is none.
     #[must_use]
     pub fn may_serve(&self, user: &UserId) -> bool {
         let (word, bit) = owner_bit(user);
-        self.shared || self.owners[word] & bit != 0
+        !self.items.is_empty() && (self.shared || self.owners[word] & bit != 0)
     }
 
     fn note(&mut self, candidate: &CandidateState) {
@@ -50,6 +51,17 @@ impl Chunk {
             }
             None => self.shared = true,
         }
+    }
+
+    /// Notes anew, for whoever left is not to be remembered: the same
+    /// candidates say the same, however they came together.
+    fn note_all(&mut self) {
+        (self.shared, self.owners) = (false, [0; 4]);
+        let items = std::mem::take(&mut self.items);
+        for candidate in &items {
+            self.note(candidate);
+        }
+        self.items = items;
     }
 
     fn push(&mut self, candidate: CandidateState) {
@@ -184,6 +196,7 @@ impl Candidates {
         }
         let chunk = Arc::make_mut(chunk);
         chunk.items.swap_remove(at);
+        chunk.note_all();
         self.len -= 1;
         let moved = chunk.items.len();
         (at != moved).then_some(index - at + moved)

@@ -145,8 +145,10 @@ pub struct Outlook {
     /// When the last report came, where the candidate outlives its report;
     /// `report_age` then is its age on arrival.
     pub reported_at: Option<Time>,
-    /// Streams it works on at once; 0 when not known, and then nothing below
-    /// counts but `ready_at` and `samples`.
+    /// Streams it works on at once; 0 when not known. Then its own report
+    /// predicts, and what was learnt corrects it: `ratio`, `ratio_sd` and
+    /// `per_token_ms` once they are known, and `waiting_ms` of prompts that
+    /// were sent since that report.
     pub slots: u32,
     /// Streams open there, as far as known.
     pub open: u32,
@@ -164,10 +166,31 @@ pub struct Outlook {
     pub ratio: f32,
     /// The standard deviation of that ratio.
     pub ratio_sd: f32,
+    /// Milliseconds a token of an answer, as they were; 0 is not known.
+    pub per_token_ms: f32,
     /// Not before then: its model is being loaded, or it has gone silent.
     pub ready_at: Option<Time>,
     /// Answers learnt from, fading.
     pub samples: f32,
+}
+
+/// How well a model on a node was predicted, and what was seen instead.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Calibrated {
+    /// First tokens that came, or were waited for too long.
+    pub answers: f64,
+    /// Observed over predicted; 1 is right on average.
+    pub ratio: f64,
+    /// Share within the predicted 99th percentile.
+    pub within_p99: f64,
+    /// Milliseconds that predictions are off, on average.
+    pub error_ms: f64,
+    /// Milliseconds to half of the first tokens, lately.
+    pub first_token_p50_ms: f64,
+    /// Milliseconds to 99 of 100 first tokens, lately.
+    pub first_token_p99_ms: f64,
+    /// Share of the attempts that failed, lately.
+    pub failed_share: f64,
 }
 
 /// How a breaker would treat the next request.

@@ -20,8 +20,8 @@ pub mod traits;
 
 pub use candidates::Candidates;
 pub use capacity::{
-    BreakerState, CandidateState, CapacityReport, EngineCapacity, ModelOffer, ModelState, Outlook,
-    PRIORITY_CLASSES, Residency, Snapshot,
+    BreakerState, Calibrated, CandidateState, CapacityReport, EngineCapacity, ModelOffer,
+    ModelState, Outlook, PRIORITY_CLASSES, Residency, Snapshot,
 };
 pub use error::{ErrorClass, InferError, Refusal};
 pub use event::{

@@ -111,6 +111,14 @@ pub enum Reason {
         /// 0 to 100, before its weight.
         points: f32,
     },
+    /// The chance that its first token comes before the deadline. Told by
+    /// `Explain` for everyone who could be asked.
+    Chance {
+        /// 0 to 1.
+        chance: f32,
+        /// Milliseconds there are.
+        deadline_ms: f32,
+    },
     /// It was taken to learn about it: the policy gives a share to that.
     Explored,
     /// An earlier choice failed, and this is the next.
@@ -144,6 +152,7 @@ impl Reason {
             Self::Energy { .. } => "energy",
             Self::Preference { .. } => "preference",
             Self::Affinity { .. } => "affinity",
+            Self::Chance { .. } => "chance",
             Self::Explored => "explored",
             Self::FailedOver => "failed_over",
         }
@@ -161,6 +170,7 @@ impl Reason {
                 | Self::Energy { .. }
                 | Self::Preference { .. }
                 | Self::Affinity { .. }
+                | Self::Chance { .. }
                 | Self::Explored
                 | Self::FailedOver
         )
@@ -184,6 +194,7 @@ impl Reason {
             | Self::Energy { points }
             | Self::Affinity { points }
             | Self::Preference { points } => f64::from(*points),
+            Self::Chance { chance, .. } => f64::from(*chance),
             _ => return None,
         })
     }
@@ -195,7 +206,9 @@ impl Reason {
             Self::ContextTooShort { limit, .. } => f64::from(*limit),
             Self::QualityBelow { least, .. } => f64::from(*least),
             Self::OverBudget { limit_usd, .. } => *limit_usd,
-            Self::DeadlineInfeasible { deadline_ms, .. } => f64::from(*deadline_ms),
+            Self::DeadlineInfeasible { deadline_ms, .. } | Self::Chance { deadline_ms, .. } => {
+                f64::from(*deadline_ms)
+            }
             _ => return None,
         })
     }

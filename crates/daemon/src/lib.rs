@@ -4,6 +4,7 @@
 mod announce;
 mod args;
 mod config;
+mod decisions;
 mod listen;
 mod routing;
 mod signal;
@@ -11,6 +12,7 @@ mod signal;
 pub use announce::{Announcement, announce, show};
 pub use args::{DaemonArgs, configured};
 pub use config::{ConfigError, check, load, print};
+pub use decisions::{DecisionLog, DecisionsConfig, DecisionsError};
 pub use listen::{ListenError, TlsPaths, bind_tcp, require_tls_off_loopback};
 pub use routing::{PoliciesError, PolicyWatch, epoch, policies, watch_policies};
 pub use signal::{StopReason, stop_requested};

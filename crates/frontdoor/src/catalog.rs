@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, EngineCapacity, InferError, ModelId, ModelOffer, ModelSelector, ModelState,
-    NodeId, Privacy, Region, Speaker, Tier, UserId,
+    BreakerState, Calibrated, EngineCapacity, InferError, ModelId, ModelOffer, ModelSelector,
+    ModelState, NodeId, Privacy, Region, Speaker, Tier, UserId,
 };
 use tiermesh_proto::v1;
 
@@ -81,6 +81,9 @@ pub struct NodeStatus {
     pub states: Vec<ModelState>,
     /// What its engine has left.
     pub engine: EngineCapacity,
+    /// How well this door's router predicts each of [`Self::models`], in that
+    /// order; what is missing or none was not learnt yet.
+    pub calibration: Vec<Option<Calibrated>>,
 }
 
 /// A search for an edge endpoint. It carries no content.
@@ -143,8 +146,21 @@ impl From<CatalogModel> for v1::Model {
     }
 }
 
-fn model_state(state: ModelState) -> v1::NodeModel {
+fn calibration(known: Calibrated) -> v1::Calibration {
+    v1::Calibration {
+        answers: known.answers as u64,
+        ratio: known.ratio,
+        within_p99: known.within_p99 as f32,
+        error_ms: known.error_ms,
+        first_token_p50_ms: known.first_token_p50_ms,
+        first_token_p99_ms: known.first_token_p99_ms,
+        failed_share: known.failed_share as f32,
+    }
+}
+
+fn model_state(state: ModelState, known: Option<Calibrated>) -> v1::NodeModel {
     v1::NodeModel {
+        calibration: known.map(calibration),
         residency: state.residency.as_str().to_owned(),
         load_ms: state.load_ms,
         prefill_tokens_per_s: f64::from(state.prefill_tok_s),
@@ -178,7 +194,14 @@ impl From<NodeStatus> for v1::Node {
             report_age_ms: millis(node.report_age),
             load: node.load,
             endpoint: node.endpoint.unwrap_or_default(),
-            model_states: node.states.into_iter().map(model_state).collect(),
+            model_states: {
+                let known = node.calibration.into_iter();
+                let known = known.chain(std::iter::repeat_with(|| None));
+                let states = node.states.into_iter().zip(known);
+                states
+                    .map(|(state, known)| model_state(state, known))
+                    .collect()
+            },
             streams_queued_by_class: node.engine.queued_by_class.to_vec(),
             kv_used_bytes: u64::from(node.engine.kv_used_kib) << 10,
             kv_budget_bytes: u64::from(node.engine.kv_budget_kib) << 10,

@@ -60,6 +60,7 @@ fn node_of(candidate: &CandidateState, breaker: BreakerState) -> NodeStatus {
         endpoint: None,
         states: vec![candidate.state],
         engine: EngineCapacity::default(),
+        calibration: Vec::new(),
     }
 }
 

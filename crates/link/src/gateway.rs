@@ -25,7 +25,7 @@ mod offers;
 mod table;
 
 use table::Entry;
-pub use table::{LinkedNode, NodeTable};
+pub use table::{LinkedNode, NodeTable, NodeWatch};
 
 /// Waiting handshakes. Beyond it clients see a refusal, not a timeout.
 const MAX_INCOMING: usize = 4096;
@@ -351,6 +351,7 @@ impl Driver {
                 self.session.preload(&model);
             }
         }
+        let mut changed = false;
         while let Some(event) = self.session.poll_event() {
             match event {
                 GatewayEvent::Joined(hello) => {
@@ -364,17 +365,22 @@ impl Driver {
                     if let Some(entry) = &self.entry {
                         entry.report(report, self.shared.clock.now());
                         self.shared.table.applied();
+                        changed = true;
                     }
                 }
                 GatewayEvent::NodeDrains => {
                     if let Some(entry) = &self.entry {
                         entry.drain();
+                        changed = true;
                     }
                 }
             }
         }
         if let Some(entry) = &self.entry {
-            entry.set_credits(self.session.credits());
+            changed |= entry.set_credits(self.session.credits());
+            if changed {
+                self.shared.table.changed(entry);
+            }
         }
         let mut bytes = BytesMut::new();
         while let Some(frame) = self.session.poll_frame() {

@@ -14,7 +14,9 @@ mod backoff;
 mod codec;
 mod transport;
 
-pub use gateway::{GatewayLink, GatewayLinkOptions, LinkedNode, NodeTable, OfferSource, Upward};
+pub use gateway::{
+    GatewayLink, GatewayLinkOptions, LinkedNode, NodeTable, NodeWatch, OfferSource, Upward,
+};
 pub use node::{CapacitySource, NodeLink, NodeLinkOptions, Upstream};
 pub use stream::Admit;
 pub use transport::LinkError;

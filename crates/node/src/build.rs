@@ -8,7 +8,6 @@ use crate::guard::Rules;
 use anyhow::Context as _;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tiermesh_core::{Clock, Destination, MonotonicClock, Usd, UserId};
@@ -21,7 +20,7 @@ use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, door_config, node_config};
 use tiermesh_link::session::NodeSessionConfig;
 use tiermesh_link::{NodeLink, NodeLinkOptions};
-use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Options, Setup};
+use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Keeps, Memory, Options, Setup};
 use tokio::net::TcpListener;
 
 /// A node, built and ready to serve.
@@ -78,22 +77,28 @@ pub fn build(config: &NodeConfig, role: Role, listener: TcpListener) -> anyhow::
     let upstream = link.as_ref().map(|link| link.upstream().clone());
     let (policies, default_policy) =
         policies(config.policies.as_deref(), config.default_policy.as_ref())?;
-    let fleet = Arc::new(NodeFleet {
-        own: own.clone(),
-        local,
-        upstream: upstream.clone(),
-        battery_percent: config.battery_percent,
-        epoch: epoch(),
-        sequence: AtomicU64::new(1),
-    });
-    let dispatcher = Arc::new(Dispatcher::new(Setup {
+    let epoch = epoch();
+    let memory = Memory::new(epoch);
+    let fleet = Arc::new(NodeFleet::new(
+        own.clone(),
+        (local, upstream.clone()),
+        config.battery_percent,
+        memory.clone(),
+        clock.clone(),
+    ));
+    let setup = Setup {
         own: own.clone(),
         fleet: fleet.clone(),
         policies,
-        breakers: Breakers::new(BreakerConfig::default(), epoch()),
+        breakers: Breakers::new(BreakerConfig::default(), epoch),
         clock: clock.clone(),
         options: Options::default(),
-    }));
+    };
+    let keeps = Keeps {
+        memory: Some(memory),
+        journal: None,
+    };
+    let dispatcher = Arc::new(Dispatcher::keeping(setup, keeps));
     let reload = config.policies.clone().map(|file| {
         let dispatcher = dispatcher.clone();
         let put = move |policies| dispatcher.set_policies(policies);

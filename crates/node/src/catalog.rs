@@ -31,6 +31,9 @@ impl Catalog for NodeCatalog {
             self.dispatcher.breaker_state(node)
         });
         for node in &mut nodes {
+            let models = node.models.iter();
+            let known = |model| self.fleet.memory.calibrated(&node.node, model);
+            node.calibration = models.map(known).collect();
             if node.node == self.fleet.own.node {
                 node.active = count(load.active);
                 node.queued = count(load.queued);

@@ -186,6 +186,10 @@ fn reason(wire: &v1::Reason) -> Result<Reason, WireError> {
         "energy" => Reason::Energy { points },
         "preference" => Reason::Preference { points },
         "affinity" => Reason::Affinity { points },
+        "chance" => Reason::Chance {
+            chance: points,
+            deadline_ms: limit as f32,
+        },
         "explored" => Reason::Explored,
         "failed_over" => Reason::FailedOver,
         other => {
@@ -254,6 +258,10 @@ mod tests {
                 record(Reason::Cost {
                     points: 50.0,
                     estimate_usd: 0.25,
+                }),
+                record(Reason::Chance {
+                    chance: 0.5,
+                    deadline_ms: 50.0,
                 }),
             ],
             fallbacks: vec![Fallback {

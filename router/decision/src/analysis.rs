@@ -2,7 +2,7 @@
 //! it is, and how long its answer will likely be.
 
 use crate::decide::Answer;
-use crate::state::Lengths;
+use crate::state::{Lengths, Prompts};
 use tiermesh_core::RequestMeta;
 
 /// What was estimated of a request.
@@ -10,8 +10,8 @@ use tiermesh_core::RequestMeta;
 pub struct Analysis {
     /// How hard it is, 0 to 1.
     pub complexity: f64,
-    /// Tokens of its prompt.
-    pub prompt_tokens: u32,
+    /// Tokens of its prompt as models count, where that was learnt.
+    pub prompt_tokens: Option<u32>,
     /// How long its answer will be, where that was learnt.
     pub answer: Option<Answer>,
 }
@@ -42,7 +42,11 @@ impl Estimator for PromptLength {
 impl Analysis {
     /// The analysis of a request with what was learnt of such answers.
     #[must_use]
-    pub fn of(meta: &RequestMeta, estimator: &dyn Estimator, lengths: &Lengths) -> Self {
+    pub fn of(
+        meta: &RequestMeta,
+        estimator: &dyn Estimator,
+        (lengths, prompts): (&Lengths, &Prompts),
+    ) -> Self {
         let complexity = estimator.complexity(meta);
         Self {
             complexity: if complexity.is_nan() {
@@ -50,8 +54,8 @@ impl Analysis {
             } else {
                 complexity.clamp(0.0, 1.0)
             },
-            prompt_tokens: meta.estimated_prompt_tokens(),
-            answer: lengths.expect(&meta.policy, &meta.user_id),
+            prompt_tokens: prompts.expect(meta),
+            answer: lengths.expect_for(meta),
         }
     }
 }
@@ -71,16 +75,17 @@ mod tests {
 
     #[test]
     fn longer_is_harder_and_nonsense_is_brought_into_range() {
-        let lengths = Lengths::default();
+        let (lengths, prompts) = (Lengths::default(), Prompts::default());
+        let learnt = (&lengths, &prompts);
         let of = |bytes: usize| {
             let mut meta = meta(|_| {});
             meta.content_bytes = bytes;
-            Analysis::of(&meta, &PromptLength, &lengths).complexity
+            Analysis::of(&meta, &PromptLength, learnt).complexity
         };
         assert!(of(0) == 0.0 && of(100) < of(2_000) && of(2_000) < of(usize::MAX / 4));
         assert!(of(usize::MAX / 4) <= 1.0);
         for (odd, kept) in [(f64::NAN, 0.5), (f64::INFINITY, 1.0), (-3.0, 0.0)] {
-            let analysis = Analysis::of(&meta(|_| {}), &Odd(odd), &lengths);
+            let analysis = Analysis::of(&meta(|_| {}), &Odd(odd), learnt);
             assert_eq!((analysis.complexity, analysis.answer), (kept, None));
         }
     }

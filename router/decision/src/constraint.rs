@@ -266,13 +266,13 @@ fn report(candidate: &CandidateState) -> Verdict {
 fn outlook(outlook: &Outlook) -> bool {
     let latency = |value: f32| (0.0..=MAX_LATENCY_MS * 1e3).contains(&value);
     let factor = |value: f32| (0.0..=1e4).contains(&value);
-    outlook.slots == 0
-        || (latency(outlook.waiting_ms)
-            && latency(outlook.running_ms)
-            && latency(outlook.base_ms)
-            && factor(outlook.spread)
-            && factor(outlook.ratio)
-            && factor(outlook.ratio_sd))
+    latency(outlook.waiting_ms)
+        && latency(outlook.running_ms)
+        && latency(outlook.base_ms)
+        && latency(outlook.per_token_ms)
+        && factor(outlook.spread)
+        && factor(outlook.ratio)
+        && factor(outlook.ratio_sd)
 }
 
 fn stale(question: &Question<'_>, candidate: &CandidateState) -> Verdict {

@@ -31,6 +31,11 @@ pub struct Question<'a> {
     /// The zone that comes first among equals: the client's, where known, else
     /// the deciding node's.
     pub zone: Option<&'a Region>,
+    /// How hard it is, 0 to 1, where that was estimated.
+    pub complexity: Option<f64>,
+    /// Tokens of its prompt as models count, where that was learnt. It moves
+    /// what to expect; limits go by the request's own bytes.
+    pub prompt_tokens: Option<u32>,
     /// How long such answers have been; none when nothing was learnt.
     pub answer: Option<Answer>,
     /// Who has how much of the prompt at hand, where that is known.
@@ -72,13 +77,7 @@ impl Question<'_> {
 /// # Errors
 /// When no candidate is left: what removed the last ones.
 pub fn decide(question: &Question<'_>, snapshot: &Snapshot) -> Result<Plan, Box<NoCandidate>> {
-    let limits = Limits::of(
-        question.meta,
-        question.context,
-        question.policy,
-        question.now,
-    )
-    .expecting(question.answer);
+    let limits = Limits::asked(question);
     if limits.deadline.is_over(question.now) {
         return Err(Box::new(NoCandidate::expired(snapshot)));
     }
@@ -115,7 +114,7 @@ impl<'a> Round<'a> {
             question,
             snapshot,
             limits,
-            scale: Scale::new(question.policy, question.meta, limits, question.now),
+            scale: Scale::new(question, limits),
             slack_ms: left.map_or(f64::INFINITY, |left| left.as_secs_f64() * 1e3),
             tally: Tally::new(),
             on_time: Ranking::new(question, snapshot),

@@ -3,7 +3,7 @@
 
 use crate::limits::Limits;
 use crate::policy::Policy;
-use tiermesh_core::{CandidateState, Outlook, Tier, Time, Usd};
+use tiermesh_core::{CandidateState, ModelState, Outlook, Tier, Time, Usd};
 
 /// Prompt tokens that a node's reported first-token time already covers.
 const SHORT_PROMPT_TOKENS: u32 = 32;
@@ -61,7 +61,8 @@ impl Estimate {
         };
         let prefill_tok_s = measured(state.prefill_tok_s, UNMEASURED_PREFILL_TOK_S);
         let decode_tok_s = measured(state.decode_tok_s, UNMEASURED_DECODE_TOK_S);
-        let prompt = limits.prompt_tokens;
+        let token_ms = measured(candidate.outlook.per_token_ms, 1e3 / decode_tok_s);
+        let prompt = limits.likely_prompt;
         let warm = warm_tokens.min(prompt.saturating_sub(LEAST_PROMPT));
         let cold = prompt - warm;
         let outlook = &candidate.outlook;
@@ -72,18 +73,15 @@ impl Estimate {
         let ahead = if outlook.slots > 0 {
             Ahead::learnt(outlook, f64::from(cold) * 1e3 / prefill_tok_s)
         } else {
-            let long = cold.saturating_sub(SHORT_PROMPT_TOKENS);
-            let short_ms = f64::from(state.first_token_ms);
-            let p99_ms = f64::from(state.first_token_p99_ms).max(short_ms);
-            let long_ms = f64::from(long) * 1e3 / prefill_tok_s;
-            Ahead::reported(short_ms + long_ms, p99_ms - short_ms)
+            Ahead::reported(reported_ms(state, cold), outlook)
         };
         let ahead = ahead.doubted(candidate.age_us(now));
         let first_token_ms = fixed_ms + ahead.mean;
-        let rest = |tokens: u32| f64::from(tokens.saturating_sub(1)) * 1e3 / decode_tok_s;
+        let rest = |tokens: u32| f64::from(tokens.saturating_sub(1)) * token_ms;
         let prompt = u64::from(prompt);
-        let price = |tokens: u32| candidate.model.cost(prompt, u64::from(tokens));
-        let cost = price(limits.output_tokens);
+        let price = |prompt, tokens: u32| candidate.model.cost(prompt, u64::from(tokens));
+        let most_prompt = u64::from(limits.prompt_tokens);
+        let cost = price(most_prompt, limits.output_tokens);
         let energy = match candidate.tier {
             Tier::Device if policy.device_energy_per_million > Usd::ZERO => policy
                 .device_energy_per_million
@@ -98,8 +96,8 @@ impl Estimate {
             total_ms: first_token_ms + rest(limits.answer.1),
             cost,
             likely_cost: match limits.answer.0 {
-                likely if likely == limits.output_tokens => cost,
-                likely => price(likely),
+                likely if (prompt, likely) == (most_prompt, limits.output_tokens) => cost,
+                likely => price(prompt, likely),
             },
             energy,
             warm_share: f64::from(warm) / (prompt.max(1) as f64),
@@ -120,6 +118,21 @@ impl Estimate {
     pub(crate) fn z(&self, slack_ms: f64) -> f64 {
         ((slack_ms - self.first_token_ms) / self.deviation_ms.max(1e-3)).clamp(-1e6, 1e6)
     }
+}
+
+/// Milliseconds to the first token by a node's own report, its queue included,
+/// for so many tokens to read; and from there to the 99th percentile.
+#[inline]
+pub(crate) fn reported_ms(state: &ModelState, cold: u32) -> (f64, f64) {
+    let prefill_tok_s = match state.prefill_tok_s {
+        speed if speed > 0.0 => f64::from(speed),
+        _ => UNMEASURED_PREFILL_TOK_S,
+    };
+    let long = cold.saturating_sub(SHORT_PROMPT_TOKENS);
+    let short_ms = f64::from(state.first_token_ms);
+    let p99_ms = f64::from(state.first_token_p99_ms).max(short_ms);
+    let long_ms = f64::from(long) * 1e3 / prefill_tok_s;
+    (short_ms + long_ms, p99_ms - short_ms)
 }
 
 /// The time between a request's arrival at a node and its first token there.
@@ -163,10 +176,21 @@ impl Ahead {
         }
     }
 
+    /// As the node's report says, corrected by how such reports turned out,
+    /// and behind the prompts that were sent there since.
     #[inline]
-    fn reported(mean: f64, to_p99: f64) -> Self {
+    fn reported((told, to_p99): (f64, f64), outlook: &Outlook) -> Self {
+        let waiting = f64::from(outlook.waiting_ms);
+        if outlook.ratio > 0.0 {
+            let told = told + waiting;
+            return Self {
+                mean: told * f64::from(outlook.ratio),
+                deviation: told * f64::from(outlook.ratio_sd),
+                skewed: false,
+            };
+        }
         Self {
-            mean,
+            mean: told + waiting,
             deviation: to_p99 / P99_Z,
             skewed: false,
         }

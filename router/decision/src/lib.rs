@@ -14,6 +14,7 @@
 //! [`Snapshot`]: tiermesh_core::Snapshot
 
 pub mod analysis;
+mod chances;
 pub mod constraint;
 mod decide;
 mod estimate;
@@ -27,6 +28,7 @@ mod refusal;
 mod score;
 pub mod state;
 
+pub use chances::{MAX_CHANCES, chances};
 pub use decide::{Answer, Question, Warm, decide};
 pub use estimate::Estimate;
 pub use few::Few;

@@ -1,7 +1,7 @@
 //! What one request demands: its own words, and its policy's where it said
 //! nothing.
 
-use crate::decide::Answer;
+use crate::decide::Question;
 use crate::policy::{DeadlineRule, Policy};
 use tiermesh_core::{Context, Deadline, Privacy, RequestMeta, Task, Time, Usd};
 
@@ -24,6 +24,8 @@ pub struct Limits {
     pub max_cost: Option<Usd>,
     /// Tokens to read, an estimate: the prompt and what was said already.
     pub prompt_tokens: u32,
+    /// The same as models count, where that was learnt.
+    pub likely_prompt: u32,
     /// The most tokens still to write; 0 for tasks that do not write.
     pub output_tokens: u32,
     /// Tokens it will likely write, and tokens it will hardly exceed; both the
@@ -46,6 +48,7 @@ impl Limits {
         } else {
             0
         };
+        let prompt_tokens = meta.estimated_prompt_tokens().saturating_add(said);
         Self {
             privacy: meta.privacy.min(policy.privacy),
             deadline: Deadline {
@@ -60,19 +63,27 @@ impl Limits {
             total_binds: meta.total.is_some() || policy_binds,
             strict: policy.deadline == DeadlineRule::Require,
             max_cost: meta.max_cost.or(policy.max_cost),
-            prompt_tokens: meta.estimated_prompt_tokens().saturating_add(said),
+            prompt_tokens,
+            likely_prompt: prompt_tokens,
             output_tokens,
             answer: (output_tokens, output_tokens),
         }
     }
 
-    /// The same with a learnt length of the answer.
+    /// The limits of a question, with what was learnt of such requests.
     #[must_use]
-    pub(crate) fn expecting(mut self, answer: Option<Answer>) -> Self {
-        if let Some(answer) = answer {
-            let most = self.output_tokens;
-            self.answer = (answer.likely.min(most), answer.high.min(most));
+    pub fn asked(question: &Question<'_>) -> Self {
+        let (meta, context) = (question.meta, question.context);
+        let mut limits = Self::of(meta, context, question.policy, question.now);
+        if let Some(answer) = question.answer {
+            let most = limits.output_tokens;
+            limits.answer = (answer.likely.min(most), answer.high.min(most));
         }
-        self
+        if let Some(prompt) = question.prompt_tokens {
+            let said =
+                limits.prompt_tokens - meta.estimated_prompt_tokens().min(limits.prompt_tokens);
+            limits.likely_prompt = prompt.saturating_add(said);
+        }
+        limits
     }
 }

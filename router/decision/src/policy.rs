@@ -123,6 +123,12 @@ pub struct Policy {
     /// Share of the requests that go where least is known, among those that
     /// would be in time.
     pub explore: f64,
+    /// How much a request's complexity moves the weight of quality, 0 to 1:
+    /// 0.5 takes half of it from the easiest and adds half for the hardest.
+    pub complexity: f64,
+    /// How urgent its requests are in queues at least, 0 to 255; 128 and more
+    /// are as urgent as answers that go on.
+    pub priority: u8,
     /// Asking a second node beside the first; none when absent.
     pub hedge: Option<Hedge>,
     /// What counts how much.

@@ -11,7 +11,7 @@ use crate::decide::{Answer, Question, Warm};
 use crate::plan::Plan;
 use crate::policy::{Policies, Policy};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use tiermesh_core::candidates::{Candidates, Chunk};
 use tiermesh_core::{Context, NodeId, RequestMeta, Snapshot};
 
 mod replay;
@@ -31,11 +31,19 @@ enum Line {
     State {
         epoch: u64,
         sequence: u64,
+        /// There is nobody else: the log begins, or begins anew.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
         changed: Vec<(usize, Candidate)>,
         gone: Vec<usize>,
     },
     Decision(Box<Decision>),
     Outcome(Outcome),
+    /// So many records are missing here: whoever writes was too slow, or could
+    /// not.
+    Lost {
+        records: u64,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +56,14 @@ struct Decision {
     now_us: u64,
     seed: u64,
     answer: Option<(u32, u32)>,
+    /// How hard it was estimated to be, by its bits.
+    #[serde(default)]
+    complexity: Option<u64>,
+    #[serde(default)]
+    prompt_tokens: Option<u32>,
+    /// Places that were left out: they had failed the request before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    without: Vec<usize>,
     warm: Vec<(usize, u32)>,
     /// What came out: each choice's place, and its score's bits. Empty when
     /// nobody was left.
@@ -79,19 +95,24 @@ pub struct Recorder {
 /// What was decided: a plan, or the constraint that removed the last one.
 pub type Decided<'a> = Result<&'a Plan, Option<&'a str>>;
 
-impl Recorder {
-    /// The lines of one decision: what changed since the last, and itself.
+/// One decision with all it was made from, yet to be written: making it costs
+/// no more than names and numbers, and writing it can wait.
+#[derive(Debug, Clone)]
+pub struct Made {
+    decision: Box<Decision>,
+    snapshot: Snapshot,
+}
+
+impl Made {
+    /// A decision on the snapshot without the candidates at some places, in
+    /// order. There is no content in it.
     #[must_use]
-    pub fn decision(
-        &mut self,
+    pub fn of(
         question: &Question<'_>,
         snapshot: &Snapshot,
+        without: &[usize],
         decided: Decided<'_>,
-    ) -> String {
-        let mut lines = String::new();
-        if let Some(state) = self.state(snapshot) {
-            push(&mut lines, &state);
-        }
+    ) -> Self {
         let choices = decided.map_or_else(
             |_| Vec::new(),
             |plan| {
@@ -108,11 +129,50 @@ impl Recorder {
             now_us: question.now.as_us(),
             seed: question.seed,
             answer: question.answer.map(|answer| (answer.likely, answer.high)),
+            complexity: question.complexity.map(f64::to_bits),
+            prompt_tokens: question.prompt_tokens,
+            without: without.to_vec(),
             warm: question.warm.iter().map(|w| (w.index, w.tokens)).collect(),
             choices,
             removed_by: decided.err().flatten().map(str::to_owned),
         };
-        push(&mut lines, &Line::Decision(Box::new(decision)));
+        Self {
+            decision: Box::new(decision),
+            snapshot: snapshot.clone(),
+        }
+    }
+}
+
+/// Takes the records of a serving process. It never waits: what it has no room
+/// for is lost and counted.
+pub trait Journal: Send + Sync + 'static {
+    /// A decision was made.
+    fn made(&self, made: Made);
+
+    /// This became of it.
+    fn outcome(&self, outcome: Outcome);
+}
+
+impl Recorder {
+    /// The lines of one decision: what changed since the last, and itself.
+    #[must_use]
+    pub fn decision(
+        &mut self,
+        question: &Question<'_>,
+        snapshot: &Snapshot,
+        decided: Decided<'_>,
+    ) -> String {
+        self.lines(Made::of(question, snapshot, &[], decided))
+    }
+
+    /// The lines of one decision that was made before.
+    #[must_use]
+    pub fn lines(&mut self, made: Made) -> String {
+        let mut lines = String::new();
+        if let Some(state) = self.state(made.snapshot) {
+            push(&mut lines, &state);
+        }
+        push(&mut lines, &Line::Decision(made.decision));
         lines
     }
 
@@ -124,33 +184,71 @@ impl Recorder {
         lines
     }
 
-    fn state(&mut self, snapshot: &Snapshot) -> Option<Line> {
-        let mut old = BTreeMap::new();
-        if let Some(last) = &self.last {
-            if (last.epoch, last.sequence) == (snapshot.epoch, snapshot.sequence) {
-                return None;
+    /// The line where so many records are missing.
+    #[must_use]
+    pub fn lost(&self, records: u64) -> String {
+        let mut lines = String::new();
+        push(&mut lines, &Line::Lost { records });
+        lines
+    }
+
+    /// What is other than in the last snapshot. Chunks that both share are
+    /// stepped over. A breaker changes candidates between two reports, so the
+    /// point alone does not tell.
+    fn state(&mut self, snapshot: Snapshot) -> Option<Line> {
+        let last = self.last.take();
+        let whole = last.is_none();
+        let old = last.as_ref().map(|last| &last.candidates);
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        let mut before = old.into_iter().flat_map(Candidates::chunks);
+        let mut present = snapshot.candidates.chunks();
+        loop {
+            let (was, is) = (before.next(), present.next());
+            let Some((first, _)) = is.or(was) else { break };
+            let (was, is) = (was.map(|w| w.1), is.map(|i| i.1));
+            if was.zip(is).is_some_and(|(a, b)| std::ptr::eq(a, b)) {
+                continue;
             }
-            old.extend(placed(last));
-        }
-        let mut changed = Vec::new();
-        for (at, candidate) in placed(snapshot) {
-            if old.remove(&at).is_none_or(|before| before != candidate) {
-                changed.push((at, Candidate::of(candidate)));
+            let was = was.map_or(&[][..], Chunk::items);
+            let is = is.map_or(&[][..], Chunk::items);
+            for (at, candidate) in is.iter().enumerate() {
+                if was.get(at) != Some(candidate) {
+                    changed.push((first + at, Candidate::of(candidate)));
+                }
             }
+            gone.extend((is.len()..was.len()).map(|at| first + at));
         }
-        let gone = old.into_keys().collect();
-        self.last = Some(snapshot.clone());
-        Some(Line::State {
-            epoch: snapshot.epoch,
-            sequence: snapshot.sequence,
+        let point = (snapshot.epoch, snapshot.sequence);
+        let same = last.as_ref().map(|last| (last.epoch, last.sequence)) == Some(point);
+        drop((before, present));
+        self.last = Some(snapshot);
+        let nothing = changed.is_empty() && gone.is_empty();
+        (!(same && nothing)).then_some(Line::State {
+            epoch: point.0,
+            sequence: point.1,
+            whole,
             changed,
             gone,
         })
     }
 }
 
+/// The snapshot without the candidates at some places, which are in order. The
+/// others close up.
+#[must_use]
+pub fn leaving_out(snapshot: &Snapshot, without: &[usize]) -> Snapshot {
+    let kept = placed(snapshot).filter(|(place, _)| without.binary_search(place).is_err());
+    Snapshot {
+        epoch: snapshot.epoch,
+        sequence: snapshot.sequence,
+        candidates: kept.map(|(_, candidate)| candidate.clone()).collect(),
+    }
+}
+
 /// Candidates with their places.
-fn placed(snapshot: &Snapshot) -> impl Iterator<Item = (usize, &tiermesh_core::CandidateState)> {
+pub fn placed(
+    snapshot: &Snapshot,
+) -> impl Iterator<Item = (usize, &tiermesh_core::CandidateState)> {
     let chunks = snapshot.candidates.chunks();
     chunks.flat_map(|(first, chunk)| {
         let items = chunk.items().iter().enumerate();
@@ -179,6 +277,8 @@ impl Decision {
             policy,
             own: &self.own,
             zone: self.asked.zone.as_ref(),
+            complexity: self.complexity.map(f64::from_bits),
+            prompt_tokens: self.prompt_tokens,
             answer: self.answer.map(|(likely, high)| Answer { likely, high }),
             warm,
             now: tiermesh_core::Time::from_us(self.now_us),

@@ -2,12 +2,11 @@
 //! own candidate alone and never falls when the candidate gets better, so a
 //! better node beside the others never makes the outcome worse.
 
+use crate::decide::Question;
 use crate::estimate::Estimate;
 use crate::limits::Limits;
-use crate::policy::Policy;
-use tiermesh_core::{
-    CandidateState, DeviceInfo, NetworkKind, Reason, RequestMeta, Thermal, Tier, Time, Usd,
-};
+use crate::policy::{Policy, Weights};
+use tiermesh_core::{CandidateState, DeviceInfo, NetworkKind, Reason, Thermal, Tier, Usd};
 
 /// The first-token time to aim at when neither client nor policy names one.
 const DEFAULT_TARGET_MS: f64 = 1_000.0;
@@ -39,13 +38,15 @@ pub struct Points {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale<'a> {
     policy: &'a Policy,
+    weights: Weights,
     /// One over the milliseconds to aim at.
     per_target: f64,
     device: DeviceInfo,
 }
 
 impl<'a> Scale<'a> {
-    pub(crate) fn new(policy: &'a Policy, meta: &RequestMeta, limits: &Limits, now: Time) -> Self {
+    pub(crate) fn new(question: &Question<'a>, limits: &Limits) -> Self {
+        let now = question.now;
         let target_ms = limits
             .deadline
             .first_token_remaining(now)
@@ -53,9 +54,10 @@ impl<'a> Scale<'a> {
                 (left.as_secs_f64() * 1e3).max(1.0)
             });
         Self {
-            policy,
+            policy: question.policy,
+            weights: weights(question.policy, question.complexity),
             per_target: 1.0 / target_ms,
-            device: meta.device,
+            device: question.meta.device,
         }
     }
 
@@ -78,7 +80,7 @@ impl<'a> Scale<'a> {
     }
 
     pub(crate) fn score(&self, points: &Points) -> f64 {
-        let w = &self.policy.weights;
+        let w = &self.weights;
         w.latency * points.latency
             + w.cost * points.cost
             + w.quality * points.quality
@@ -117,6 +119,30 @@ impl Points {
                 points: self.affinity as f32,
             },
         ]
+    }
+}
+
+/// The policy's weights for a request that is so hard: the harder, the more
+/// quality counts, as far as the policy wants that. They add up to 1 again.
+fn weights(policy: &Policy, complexity: Option<f64>) -> Weights {
+    let mut w = policy.weights;
+    let complexity = complexity.filter(|c| policy.complexity > 0.0 && (0.0..=1.0).contains(c));
+    let Some(complexity) = complexity else {
+        return w;
+    };
+    w.quality *= 1.0 + policy.complexity * (2.0 * complexity - 1.0);
+    let sum = w.latency + w.cost + w.quality + w.load + w.energy + w.preference + w.affinity;
+    if sum <= 0.0 {
+        return policy.weights;
+    }
+    Weights {
+        latency: w.latency / sum,
+        cost: w.cost / sum,
+        quality: w.quality / sum,
+        load: w.load / sum,
+        energy: w.energy / sum,
+        preference: w.preference / sum,
+        affinity: w.affinity / sum,
     }
 }
 

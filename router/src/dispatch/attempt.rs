@@ -4,9 +4,11 @@ use super::Shared;
 use super::context::context_for;
 use super::decided::Decided;
 pub(crate) use super::failed::Failed;
+use super::learn::follow;
 use super::patience::{Liveness, Pace, Patience, stalled};
 use super::relay;
 use crate::breaker::{Outcome, Ticket};
+use crate::memory::Sight;
 use futures::StreamExt;
 use std::future::Future;
 use std::pin::Pin;
@@ -49,6 +51,8 @@ pub(crate) struct Attempt {
     untold_bytes: u64,
     /// It spoke to the client.
     pub(crate) speaks: bool,
+    /// What its answer teaches; none where nobody learns.
+    pub(crate) sight: Option<Sight>,
     source: Source,
     ticket: Ticket,
     patience: Patience,
@@ -117,6 +121,7 @@ impl Attempt {
             .breakers
             .admit(candidate, started)
             .map_err(|retry_in| Failed::by_class(breaker_is_open(&candidate.node, retry_in)))?;
+        let sight = follow(shared, decided, position, started);
         let patience = Patience::of(shared, request, decided, position, started);
         let scope = context.scope;
         let request = Arc::clone(request);
@@ -133,6 +138,7 @@ impl Attempt {
             next: from,
             untold_bytes: 0,
             speaks: false,
+            sight,
             source: Source::Opening(opening),
             ticket,
             patience,
@@ -207,6 +213,7 @@ impl Attempt {
         loop {
             if let Poll::Ready(step) = self.source.poll(cx, self.decided.candidate(self.position)) {
                 self.heard(shared);
+                self.look_at(shared, &step);
                 return Poll::Ready(
                     step.map_err(|error| self.patience.judge(error, self.said() > 0)),
                 );
@@ -277,7 +284,11 @@ impl Attempt {
         }
         let options = &shared.options;
         let endless = self.pace.endless(options);
-        let liveness = Liveness::of(&asked.node, &shared.fleet.snapshot(), options);
+        let liveness = Liveness::of(
+            &asked.node,
+            (&shared.fleet.snapshot(), shared.clock.now()),
+            options,
+        );
         if liveness == Liveness::Alive && silent < endless {
             self.silence.explained = (silent + options.stale_report / 4).min(endless);
             return Ok(None);
@@ -328,6 +339,9 @@ impl Attempt {
         let (tier, now) = (self.asked().tier, shared.clock.now());
         drop(self.source);
         self.ticket.settle(outcome, now);
+        if let Some(sight) = self.sight.filter(|_| outcome == Outcome::Failure) {
+            sight.failed(now);
+        }
         shared.lobby.freed(tier, now);
     }
 }

@@ -93,6 +93,8 @@ impl Drop for Run {
     /// The client went away, or the answer broke: what was used is owed.
     fn drop(&mut self) {
         self.note_use();
+        let spent = self.spent;
+        self.tell_the_journal(None, None, spent);
         let now = self.shared.clock.now();
         for attempt in [self.current.take(), self.rival.take()]
             .into_iter()

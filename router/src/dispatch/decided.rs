@@ -4,9 +4,11 @@
 use super::Shared;
 use std::sync::Arc;
 use tiermesh_core::{
-    CandidateState, Context, DecisionSummary, Destination, ErrorClass, InferError, NodeId, Refusal,
+    CandidateState, Context, DecisionSummary, Destination, ErrorClass, InferError, Refusal,
     RequestMeta, Snapshot, Time,
 };
+use tiermesh_decision::analysis::Analysis;
+use tiermesh_decision::record::{leaving_out, placed};
 use tiermesh_decision::{Choice, Limits, Plan, Policy, Question, decide};
 
 pub(crate) struct Decided {
@@ -18,7 +20,19 @@ pub(crate) struct Decided {
     pub(crate) plan: Plan,
     /// When the request arrived.
     pub(crate) at: Time,
+    terms: Terms,
+    /// Where it is not a decision among all: what all were, and the places of
+    /// those that were left out.
+    pub(crate) among: Option<(Snapshot, Vec<usize>)>,
+}
+
+/// What a decision is made with, beside the request and the candidates.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// When it was made.
+    now: Time,
     seed: u64,
+    analysis: Option<Analysis>,
 }
 
 impl Decided {
@@ -49,7 +63,7 @@ impl Decided {
         mut context: Context,
         mut snapshot: Snapshot,
     ) -> Result<Self, Refusal> {
-        let at = shared.clock.now();
+        let now = shared.clock.now();
         let own = &shared.own.node;
         if context.via.contains(own) {
             return Err(InferError::new(
@@ -59,11 +73,11 @@ impl Decided {
             ));
         }
         let policy = Arc::clone(shared.policies().require(&meta.policy)?);
-        let limits = Limits::of(meta, &context, &policy, at);
-        context.deadline = limits.deadline;
-        shared.breakers.merge(&mut snapshot, at);
-        let seed = lot(meta);
-        Self::within(&shared.own, meta, context, policy, snapshot, (at, seed))
+        context.deadline = Limits::of(meta, &context, &policy, now).deadline;
+        context.priority = context.priority.max(policy.priority);
+        shared.breakers.merge(&mut snapshot, now);
+        let terms = Terms::of(shared, meta, now);
+        Self::within(shared, (meta, context, policy), snapshot, terms)
     }
 
     /// Decides once more, among the candidates of a fresh snapshot that `keep`
@@ -75,49 +89,55 @@ impl Decided {
         snapshot: &Snapshot,
         keep: impl Fn(&CandidateState) -> bool,
     ) -> Result<Self, Refusal> {
-        let mut snapshot = snapshot.clone();
-        snapshot.candidates.retain(keep);
-        let terms = (shared.clock.now(), self.seed);
-        let policy = Arc::clone(&self.policy);
-        let context = self.context.clone();
-        Self::within(&shared.own, meta, context, policy, snapshot, terms)
+        let left_out = placed(snapshot).filter(|(_, candidate)| !keep(candidate));
+        let left_out: Vec<_> = left_out.map(|(place, _)| place).collect();
+        let terms = Terms {
+            now: shared.clock.now(),
+            ..self.terms
+        };
+        let asked = (meta, self.context.clone(), Arc::clone(&self.policy));
+        if left_out.is_empty() {
+            return Self::within(shared, asked, snapshot.clone(), terms);
+        }
+        let rest = leaving_out(snapshot, &left_out);
+        let mut decided = Self::within(shared, asked, rest, terms)?;
+        decided.among = Some((snapshot.clone(), left_out));
+        Ok(decided)
     }
 
     fn within(
-        own: &Destination,
-        meta: &RequestMeta,
-        context: Context,
-        policy: Arc<Policy>,
+        shared: &Shared,
+        (meta, context, policy): (&RequestMeta, Context, Arc<Policy>),
         snapshot: Snapshot,
-        (at, seed): (Time, u64),
+        terms: Terms,
     ) -> Result<Self, Refusal> {
-        let limits = Limits::of(meta, &context, &policy, at);
-        let question = Question {
-            meta,
-            context: &context,
-            policy: &policy,
-            own: &own.node,
-            zone: own.region.as_ref(),
-            answer: None,
-            warm: &[],
-            now: at,
-            seed,
-        };
+        let question = terms.question(meta, &context, &policy, &shared.own);
+        let limits = Limits::asked(&question);
         let plan = decide(&question, &snapshot)?;
         Ok(Self {
             policy,
             limits,
             snapshot,
             plan,
-            at,
-            seed,
+            at: terms.now,
+            terms,
             context,
+            among: None,
         })
     }
 
     /// Draws the lots of this request's jitter.
     pub(crate) const fn seed(&self) -> u64 {
-        self.seed
+        self.terms.seed
+    }
+
+    /// What was asked.
+    pub(crate) fn question<'a>(
+        &'a self,
+        meta: &'a RequestMeta,
+        own: &'a Destination,
+    ) -> Question<'a> {
+        self.terms.question(meta, &self.context, &self.policy, own)
     }
 
     pub(crate) fn choice(&self, position: usize) -> Option<&Choice> {
@@ -132,21 +152,44 @@ impl Decided {
     pub(crate) fn summary(
         &self,
         meta: &RequestMeta,
-        own: &NodeId,
+        own: &Destination,
         position: usize,
     ) -> DecisionSummary {
-        let question = Question {
-            meta,
-            context: &self.context,
-            policy: &self.policy,
-            own,
-            zone: None,
-            answer: None,
-            warm: &[],
-            now: self.at,
-            seed: self.seed,
-        };
+        let question = self.question(meta, own);
         self.plan.summary(&question, &self.snapshot, position)
+    }
+}
+
+impl Terms {
+    pub(crate) fn of(shared: &Shared, meta: &RequestMeta, now: Time) -> Self {
+        let memory = shared.keeps.memory.as_ref();
+        Self {
+            now,
+            seed: lot(meta),
+            analysis: memory.map(|memory| memory.analysis(meta)),
+        }
+    }
+
+    pub(crate) fn question<'a>(
+        &self,
+        meta: &'a RequestMeta,
+        context: &'a Context,
+        policy: &'a Policy,
+        own: &'a Destination,
+    ) -> Question<'a> {
+        Question {
+            meta,
+            context,
+            policy,
+            own: &own.node,
+            zone: own.region.as_ref(),
+            complexity: self.analysis.map(|known| known.complexity),
+            prompt_tokens: self.analysis.and_then(|known| known.prompt_tokens),
+            answer: self.analysis.and_then(|known| known.answer),
+            warm: &[],
+            now: self.now,
+            seed: self.seed,
+        }
     }
 }
 

@@ -180,7 +180,7 @@ impl Shared {
         let none = match Decided::new(self, meta, context.clone()) {
             Ok(decided) => {
                 let tier = decided.candidate(0).tier;
-                if !self.lobby.is_before(tier, context.priority) {
+                if !self.lobby.is_before(tier, decided.context.priority) {
                     return Ok(decided);
                 }
                 None
@@ -195,7 +195,13 @@ impl Shared {
         };
         let tier = wanted.candidate(0).tier;
         let arrived = wanted.at;
+        // The wait is part of its time: whoever takes it has what is left.
         let deadline = wanted.context.deadline;
+        let priority = wanted.context.priority;
+        let context = Context {
+            deadline,
+            ..context
+        };
         let patience = deadline
             .first_token_remaining(arrived)
             .unwrap_or(Duration::MAX);
@@ -204,7 +210,7 @@ impl Shared {
             .saturating_sub(needs)
             .min(self.options.queue_within);
         let most = self.options.queue_most;
-        let ticket = self.lobby.join(tier, context.priority, patience, most)?;
+        let ticket = self.lobby.join(tier, priority, patience, most)?;
         let over = tokio::time::Instant::now() + patience;
         loop {
             if let Some(wait) = ticket.gave_way() {
@@ -213,9 +219,8 @@ impl Shared {
             if ticket.is_first() {
                 match Decided::new(self, meta, context.clone()) {
                     Ok(mut decided) => {
-                        // It came when it came; the wait is part of its time.
+                        // It came when it came.
                         decided.at = arrived;
-                        decided.context.deadline = deadline;
                         return Ok(decided);
                     }
                     Err(refusal) if !is_full(&refusal) => return Err(refusal),

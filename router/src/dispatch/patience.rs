@@ -204,12 +204,12 @@ pub(crate) enum Liveness {
 }
 
 impl Liveness {
-    pub(crate) fn of(node: &NodeId, snapshot: &Snapshot, options: &Options) -> Self {
+    pub(crate) fn of(node: &NodeId, (snapshot, now): (&Snapshot, Time), options: &Options) -> Self {
         let mut ages = snapshot
             .candidates
             .iter()
             .filter(|c| &c.node == node)
-            .map(|c| c.report_age);
+            .map(|c| Duration::from_micros(c.age_us(now)));
         match ages.next() {
             None => Self::Gone,
             Some(age) if age > options.stale_report => Self::Silent,

@@ -56,6 +56,8 @@ pub(crate) struct Run {
     outbox: VecDeque<Event>,
     pub(super) first_token: Option<Time>,
     pub(super) opened: bool,
+    /// The journal has heard what became of it.
+    pub(super) told: bool,
 }
 
 /// Who was heard.
@@ -108,6 +110,7 @@ impl Run {
             outbox: VecDeque::new(),
             first_token: None,
             opened: false,
+            told: false,
         };
         run.begin().await?;
         while !run.opened {
@@ -188,6 +191,9 @@ impl Run {
             said: self.said.continuation(place.kind),
         };
         let (decided, position) = (&place.decided, place.position);
+        if !Arc::ptr_eq(decided, &self.first) {
+            self.shared.record(self.request.meta(), decided);
+        }
         Attempt::ask(&self.shared, &self.request, decided, position, joined)
     }
 
@@ -212,7 +218,7 @@ impl Run {
     }
 
     pub(super) fn summary(&self, attempt: &Attempt) -> DecisionSummary {
-        let own = &self.shared.own.node;
+        let own = &self.shared.own;
         let decided = &attempt.decided;
         let mut summary = decided.summary(self.request.meta(), own, attempt.position);
         if !self.earlier.is_empty() {
@@ -335,6 +341,8 @@ impl Run {
         let handed_to = (theirs.node.clone(), asked.model.id == theirs.model);
         let rtt_ms = asked.rtt_ms;
         (current.deeper, current.held) = (true, None);
+        // How fast others are is not this one's to be known by.
+        current.sight = None;
         if current.speaks {
             self.said.handed_on(handed_to.0, handed_to.1);
         } else {
@@ -353,8 +361,9 @@ impl Run {
         if let Some(rival) = self.rival.take() {
             self.cancelled(rival, Outcome::Neutral);
         }
-        let attempt = self.current.take().expect("it just ended");
+        let mut attempt = self.current.take().expect("it just ended");
         let arrived = self.first.at;
+        self.learn(&mut attempt, &done, now);
         let ending = Ending {
             asked: attempt.asked(),
             deeper: attempt.deeper,
@@ -370,8 +379,10 @@ impl Run {
             done.usage.input_tokens = done.usage.input_tokens.saturating_sub(attempt.from);
         }
         let verdict = attempt.verdict(self.first_token);
+        let node = Some(attempt.asked().node.clone());
         attempt.settle(&self.shared, verdict);
         self.booking.settle(done.cost, now);
+        self.tell_the_journal(node, Some(done.total), done.cost);
         done
     }
 

@@ -6,5 +6,6 @@ mod fakes;
 mod handing_on;
 mod hedges;
 mod leaks;
+mod learning;
 mod limits;
 mod money;

@@ -18,6 +18,7 @@ pub(crate) struct GatewayPlace<'a> {
     pub(crate) policies: Option<&'a Path>,
     pub(crate) cloud_idle_timeout_ms: Option<u64>,
     pub(crate) breaker_open_ms: Option<u64>,
+    pub(crate) decisions: Option<&'a Path>,
     pub(crate) api_port: u16,
     pub(crate) link_port: u16,
 }
@@ -32,10 +33,13 @@ pub(crate) fn gateway(name: &str, place: &GatewayPlace<'_>) -> String {
     let breaker = place
         .breaker_open_ms
         .map_or_else(String::new, |ms| format!("breaker_open_ms = {ms}\n"));
+    let decisions = place.decisions.map_or_else(String::new, |path| {
+        format!("\n[decisions]\nfile = {:?}\n", path.display().to_string())
+    });
     let mut text = format!(
         "node = \"{name}\"\nregion = \"{REGION}\"\ndefault_user = \"{OWNER}\"\ncloud_standin = {standin}\n{policies}{breaker}\n\
          [listen]\napi = \"127.0.0.1:{api}\"\nlink = \"127.0.0.1:{link}\"\n\n\
-         [link]\n{}",
+         [link]\n{}{decisions}",
         identity(name, dir)
     );
     let (node, endpoint) = match cloud {

@@ -64,6 +64,8 @@ pub struct MeshSpec {
     pub breaker_open_ms: Option<u64>,
     /// Variables of the daemons' environment.
     pub environment: Vec<(String, String)>,
+    /// Where the gateway records its decisions; nowhere when absent.
+    pub decisions: Option<PathBuf>,
 }
 
 impl MeshSpec {
@@ -86,6 +88,7 @@ impl MeshSpec {
             cloud_idle_timeout_ms: None,
             breaker_open_ms: None,
             environment: Vec::new(),
+            decisions: None,
         }
     }
 }
@@ -347,6 +350,7 @@ impl Starter<'_> {
             policies: self.spec.policies.as_deref(),
             cloud_idle_timeout_ms: self.spec.cloud_idle_timeout_ms,
             breaker_open_ms: self.spec.breaker_open_ms,
+            decisions: self.spec.decisions.as_deref(),
             api_port,
             link_port,
         };

@@ -235,6 +235,7 @@ impl Catalog for Fake {
             endpoint: Some("http://127.0.0.1:8081".into()),
             states: Vec::new(),
             engine: Default::default(),
+            calibration: Vec::new(),
         }]
     }
 

@@ -48,9 +48,20 @@ impl LinkedNode {
     }
 }
 
+/// Hears what changes of linked nodes, in its order. It is called under the
+/// table's lock and must neither wait nor ask the table.
+pub trait NodeWatch: Send + Sync + 'static {
+    /// A node reported, or lets another number of streams be open.
+    fn changed(&self, node: &LinkedNode);
+
+    /// A node is gone.
+    fn left(&self, node: &NodeId);
+}
+
 /// Every node linked to this gateway, and the report log's present point.
 pub struct NodeTable {
     nodes: Mutex<BTreeMap<NodeId, Arc<Entry>>>,
+    watch: Option<Arc<dyn NodeWatch>>,
     epoch: u64,
     sequence: AtomicU64,
 }
@@ -59,8 +70,19 @@ impl NodeTable {
     /// An empty table. `epoch` tells this run of the process from others.
     #[must_use]
     pub fn new(epoch: u64) -> Arc<Self> {
+        Self::with(epoch, None)
+    }
+
+    /// An empty table whose changes `watch` hears.
+    #[must_use]
+    pub fn watched(epoch: u64, watch: Arc<dyn NodeWatch>) -> Arc<Self> {
+        Self::with(epoch, Some(watch))
+    }
+
+    fn with(epoch: u64, watch: Option<Arc<dyn NodeWatch>>) -> Arc<Self> {
         Arc::new(Self {
             nodes: Mutex::default(),
+            watch,
             epoch,
             sequence: AtomicU64::new(0),
         })
@@ -120,11 +142,30 @@ impl NodeTable {
     /// A node is in. One of the same name is taken over: its old connection
     /// is a path that no longer is.
     pub(super) fn join(&self, entry: Arc<Entry>) {
-        let old = self.lock().insert(entry.hello.node.clone(), entry);
+        let node = entry.hello.node.clone();
+        let mut nodes = self.lock();
+        let old = nodes.insert(node.clone(), entry);
         if let Some(old) = old {
+            self.tell(|watch| watch.left(&node));
             old.connection.close(code::DONE, b"the node came back");
         }
+        drop(nodes);
         self.applied();
+    }
+
+    /// A node reported, or its credits are other now.
+    pub(super) fn changed(&self, entry: &Arc<Entry>) {
+        let nodes = self.lock();
+        let present = nodes.get(&entry.hello.node);
+        if present.is_some_and(|present| Arc::ptr_eq(present, entry)) {
+            self.tell(|watch| watch.changed(&entry.view()));
+        }
+    }
+
+    fn tell(&self, what: impl FnOnce(&dyn NodeWatch)) {
+        if let Some(watch) = &self.watch {
+            what(&**watch);
+        }
     }
 
     pub(super) fn leave(&self, entry: &Arc<Entry>) {
@@ -134,6 +175,7 @@ impl NodeTable {
             .is_some_and(|present| Arc::ptr_eq(present, entry));
         if same {
             nodes.remove(&entry.hello.node);
+            self.tell(|watch| watch.left(&entry.hello.node));
         }
         drop(nodes);
         self.applied();
@@ -151,6 +193,7 @@ impl NodeTable {
     pub(super) fn drain_all(&self) {
         for entry in self.lock().values() {
             entry.drain();
+            self.tell(|watch| watch.changed(&entry.view()));
         }
     }
 
@@ -209,8 +252,9 @@ impl Entry {
         self.streams.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_credits(&self, credits: u32) {
-        self.credits.store(credits, Ordering::Release);
+    /// Whether that is another number than before.
+    pub(super) fn set_credits(&self, credits: u32) -> bool {
+        self.credits.swap(credits, Ordering::AcqRel) != credits
     }
 
     pub(super) fn report(&self, report: CapacityReport, now: Time) {

@@ -41,6 +41,10 @@ struct Entry {
     least_chance: Option<f64>,
     #[serde(default)]
     explore: f64,
+    #[serde(default)]
+    complexity: f64,
+    #[serde(default)]
+    priority: u64,
     hedge: Option<HedgeEntry>,
     weights: WeightsEntry,
     preference: PreferenceEntry,
@@ -290,6 +294,9 @@ impl Entry {
             sure_z: crate::estimate::normal_quantile(sure),
             least_chance,
             explore: check.between("explore", self.explore, 0.0, 0.5)?,
+            complexity: check.between("complexity", self.complexity, 0.0, 1.0)?,
+            priority: u8::try_from(self.priority)
+                .map_err(|_| check.refuse("priority", self.priority, "0 to 255"))?,
             hedge: self.hedge.map(|hedge| hedge.checked(&check)).transpose()?,
             device_energy_per_million: energy,
             fallbacks: self.fallbacks,

@@ -1,6 +1,6 @@
 //! A log's decisions, made again.
 
-use super::{Decision, Line, MAX_CANDIDATES};
+use super::{Decision, Line, MAX_CANDIDATES, leaving_out};
 use crate::constraint::Constraint;
 use crate::decide::{Warm, decide};
 use crate::plan::Plan;
@@ -67,8 +67,10 @@ pub struct Compared {
     pub changed: u64,
     /// Before and after.
     pub sides: [Side; 2],
-    /// Outcomes in the log, and those that had their first token when asked.
+    /// Outcomes in the log.
     pub outcomes: u64,
+    /// Records that the log says are missing.
+    pub lost: u64,
 }
 
 /// One side of a comparison, by the estimates that decisions were made on.
@@ -132,10 +134,11 @@ pub fn replay(log: impl BufRead, old: &Policies, new: &Policies) -> Result<Compa
             Line::State {
                 epoch,
                 sequence,
+                whole,
                 changed,
                 gone,
             } => {
-                if epoch != snapshot.epoch {
+                if whole || epoch != snapshot.epoch {
                     // Another run of the process begins with all it has.
                     placed.clear();
                 }
@@ -160,6 +163,7 @@ pub fn replay(log: impl BufRead, old: &Policies, new: &Policies) -> Result<Compa
                 again(&mut compared, &decision, &snapshot, (old, new), line)?;
             }
             Line::Outcome(_) => compared.outcomes += 1,
+            Line::Lost { records } => compared.lost = compared.lost.saturating_add(records),
         }
     }
     Ok(compared)
@@ -182,6 +186,13 @@ fn again(
     }
     let parts = decision.asked.parts(&decision.policy);
     let (meta, context) = parts.ok_or(ReplayError::Request { line })?;
+    let left;
+    let snapshot = if decision.without.is_empty() {
+        snapshot
+    } else {
+        left = leaving_out(snapshot, &decision.without);
+        &left
+    };
     let warm = decision.warm.iter();
     let warm: Vec<_> = warm
         .map(|(index, tokens)| Warm {

@@ -92,3 +92,61 @@ fn a_log_that_is_none_says_which_line() {
     let error = replay(headless.as_bytes(), &policies, &policies).unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");
 }
+
+#[test]
+fn a_breaker_that_opens_between_two_reports_is_in_the_log() {
+    let mut recorder = Recorder::default();
+    let case = Case::new(policy("interactive"));
+    let mut world = snapshot(vec![
+        candidate(Tier::Mec, "edge-1", 10.0),
+        candidate(Tier::Mec, "edge-2", 20.0),
+    ]);
+    let mut log = String::new();
+    for breaker in [
+        BreakerState::Closed,
+        BreakerState::Open {
+            retry_in: std::time::Duration::from_secs(9),
+        },
+        BreakerState::Closed,
+    ] {
+        world.candidates.update(0, |c| c.breaker = breaker);
+        let plan = decide(&case.question(), &world).unwrap();
+        log += &recorder.decision(&case.question(), &world, Ok(&plan));
+    }
+    let policies = Policies::builtin();
+    let same = replay(log.as_bytes(), &policies, &policies).unwrap();
+    assert_eq!((same.decisions, same.reproduced), (3, 3));
+    assert_eq!(log.matches("\"kind\":\"state\"").count(), 3);
+    assert_eq!(log.matches("edge-2").count(), 1, "what stays is told once");
+}
+
+#[test]
+fn a_decision_among_the_rest_replays_and_losses_are_told() {
+    let mut recorder = Recorder::default();
+    let mut case = Case::new(policy("interactive"));
+    let world: Vec<_> = (0..200)
+        .map(|n| candidate(Tier::Mec, &format!("edge-{n}"), 10.0 + n as f32))
+        .collect();
+    let world = snapshot(world);
+    let without: Vec<_> = (0..90).collect();
+    let rest = leaving_out(&world, &without);
+    case.context.continuation.tokens = 7;
+    case.context.continuation.text = "a secret".into();
+    let question = Question {
+        complexity: Some(0.3),
+        prompt_tokens: Some(77),
+        ..case.question()
+    };
+    let plan = decide(&question, &rest).unwrap();
+    let node = &plan.choices[0].candidate(&rest).node;
+    let named: usize = node.as_str().trim_start_matches("edge-").parse().unwrap();
+    assert!(named >= 90, "{node}");
+    let all = decide(&question, &world).unwrap();
+    let mut log = recorder.decision(&question, &world, Ok(&all));
+    log += &recorder.lines(Made::of(&question, &world, &without, Ok(&plan)));
+    log += &recorder.lost(12);
+    assert!(!log.contains("secret"), "there is no content in a log");
+    let policies = Policies::builtin();
+    let same = replay(log.as_bytes(), &policies, &policies).unwrap();
+    assert_eq!((same.decisions, same.reproduced, same.lost), (2, 2, 12));
+}

@@ -76,8 +76,9 @@ pub(super) struct Candidate {
     open: u32,
     waiting: u32,
     /// Prefill, decode, first token, its 99th percentile; round trip, load,
-    /// quality; waiting, running, spread, base, ratio, its deviation, samples.
-    bits: [Bits; 14],
+    /// quality; waiting, running, spread, base, ratio, its deviation, samples;
+    /// milliseconds a token.
+    bits: [Bits; 15],
 }
 
 impl Candidate {
@@ -98,6 +99,7 @@ impl Candidate {
             o.ratio,
             o.ratio_sd,
             o.samples,
+            o.per_token_ms,
         ];
         Self {
             place: Place::of(&c.destination()),
@@ -177,6 +179,7 @@ impl Candidate {
                 ratio_sd: n[12],
                 ready_at: self.ready_at_us.map(Time::from_us),
                 samples: n[13],
+                per_token_ms: n[14],
             },
         }
     }

@@ -8,6 +8,7 @@ pub struct Calibration {
     ratio: Moments,
     within_p99: Moments,
     error: Moments,
+    failed: Moments,
 }
 
 impl Default for Calibration {
@@ -16,6 +17,7 @@ impl Default for Calibration {
             ratio: Moments::new(0.02),
             within_p99: Moments::new(0.005),
             error: Moments::new(0.02),
+            failed: Moments::new(0.02),
         }
     }
 }
@@ -31,6 +33,17 @@ impl Calibration {
         self.error.record((observed_ms - predicted_ms).abs());
         let within = observed_ms <= predicted_p99_ms;
         self.within_p99.record(f64::from(u8::from(within)));
+    }
+
+    /// Learns how an attempt ended that its node is answerable for.
+    pub fn ended(&mut self, failed: bool) {
+        self.failed.record(f64::from(u8::from(failed)));
+    }
+
+    /// Share of the attempts that failed, lately.
+    #[must_use]
+    pub fn failed_share(&self) -> f64 {
+        self.failed.mean_or(1.0, 0.0)
     }
 
     /// Answers it was learnt from.

@@ -10,14 +10,18 @@
 mod calibration;
 mod lengths;
 mod prefix;
+mod prompts;
 mod sketch;
 mod tracker;
 
 pub use calibration::Calibration;
 pub use lengths::Lengths;
 pub use prefix::{MAX_BLOCKS, PrefixIndex};
+pub use prompts::Prompts;
 pub use sketch::{Moments, Sketch};
-pub use tracker::{Joined, Opened, StreamId, Tracker};
+pub use tracker::{Joined, Learnt, Opened, StreamId, Tracker};
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;

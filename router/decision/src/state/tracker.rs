@@ -2,7 +2,6 @@
 
 use super::calibration::Calibration;
 use super::prefix::PrefixIndex;
-use super::sketch::{Moments, Sketch};
 use crate::decide::Warm;
 use crate::estimate::Estimate;
 use std::collections::BTreeMap;
@@ -13,19 +12,17 @@ use tiermesh_core::{
     Outlook, Snapshot, Time,
 };
 
+mod learnt;
 mod node;
 mod streams;
+
+pub use learnt::Learnt;
 
 /// Streams that are followed; beyond, a stream teaches nothing.
 const MAX_OPEN: usize = 1 << 16;
 /// With streams running and nothing heard for this long, a node is taken to
 /// have gone silent, and to stay so for as long again.
 const SILENCE: Duration = Duration::from_millis(750);
-/// How long an answer is taken to last before any was seen to its end.
-const UNKNOWN_ANSWER_MS: f64 = 3_000.0;
-/// Answers before what was learnt counts.
-const ENOUGH: f64 = 5.0;
-const HALF_LIFE: u16 = 64;
 
 /// A stream that is followed, by a number of the caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,15 +61,7 @@ pub struct Opened {
 struct Model {
     index: usize,
     id: ModelId,
-    /// Milliseconds a token of the answer.
-    per_token: Moments,
-    /// Milliseconds from first token to end.
-    answering: Moments,
-    /// Milliseconds to first tokens, as they were.
-    first_token: Sketch,
-    /// Observed over predicted, where no queue was in the way.
-    ratio: Moments,
-    calibration: Calibration,
+    learnt: Learnt,
 }
 
 struct Node {
@@ -88,6 +77,12 @@ struct Node {
     heard_at: Time,
     silent: bool,
     load: f32,
+    /// Streams that its report counted, and its whole capacity by that; and
+    /// what was sent there since, in prompts and in milliseconds to read them.
+    capacity: f32,
+    reported_at: Time,
+    unseen: u32,
+    unseen_ms: f64,
 }
 
 struct Open {
@@ -99,6 +94,10 @@ struct Open {
     rtt_ms: f64,
     read_ms: f64,
     hold_ms: f64,
+    /// What the node's own report said to expect, where that predicts.
+    reported_ms: Option<f64>,
+    /// Milliseconds to read its prompt, in a node without known slots.
+    unseen_ms: f64,
     queued: bool,
     first_token: Option<Time>,
 }
@@ -110,6 +109,9 @@ pub struct Tracker {
     by_number: Vec<Option<NodeId>>,
     streams: BTreeMap<StreamId, Open>,
     prefixes: PrefixIndex,
+    /// What was learnt of those that left, and how many are kept.
+    past: BTreeMap<(NodeId, ModelId), Learnt>,
+    past_most: usize,
 }
 
 impl Tracker {
@@ -125,7 +127,17 @@ impl Tracker {
             by_number: Vec::new(),
             streams: BTreeMap::new(),
             prefixes: PrefixIndex::default(),
+            past: BTreeMap::new(),
+            past_most: 0,
         }
+    }
+
+    /// Keeps what was learnt of at most so many models whose nodes left, for
+    /// when they come back: a link that breaks does not change a node's speed.
+    #[must_use]
+    pub const fn remembering(mut self, most: usize) -> Self {
+        self.past_most = most;
+        self
     }
 
     /// Everything known at this point of the log, for the price of a
@@ -139,17 +151,52 @@ impl Tracker {
     pub fn calibration(&self) -> impl Iterator<Item = (&NodeId, &ModelId, &Calibration)> {
         self.nodes.iter().flat_map(|(node, known)| {
             let models = known.models.iter();
-            models.map(move |model| (node, &model.id, &model.calibration))
+            models.map(move |model| (node, &model.id, &model.learnt.calibration))
         })
+    }
+
+    /// What was learnt of a node's model.
+    #[must_use]
+    pub fn learnt(&self, node: &NodeId, model: &ModelId) -> Option<&Learnt> {
+        let mut models = self.nodes.get(node)?.models.iter();
+        models.find(|known| &known.id == model).map(|m| &m.learnt)
+    }
+
+    /// The place of a node's model in the next snapshot.
+    #[must_use]
+    pub fn place_of(&self, node: &NodeId, model: &ModelId) -> Option<usize> {
+        let mut models = self.nodes.get(node)?.models.iter();
+        models.find(|known| &known.id == model).map(|m| m.index)
+    }
+
+    /// The offers of a node that is in, in its order.
+    pub fn offers<'a>(&'a self, node: &NodeId) -> impl Iterator<Item = &'a Arc<ModelOffer>> {
+        let models = self.nodes.get(node).into_iter().flat_map(|n| &n.models);
+        models.filter_map(|model| Some(&self.snapshot.candidates.get(model.index)?.model))
+    }
+
+    /// Whether a node is in.
+    #[must_use]
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.nodes.contains_key(node)
+    }
+
+    /// Streams that are followed on a node.
+    #[must_use]
+    pub fn open_on(&self, node: &NodeId) -> u32 {
+        self.nodes.get(node).map_or(0, |known| known.open)
+    }
+
+    /// Every node that is in, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.keys()
     }
 
     /// The time to a model's first token that a share of its answers kept,
     /// lately, in milliseconds.
     #[must_use]
     pub fn first_token_quantile(&self, node: &NodeId, model: &ModelId, share: f64) -> Option<f64> {
-        let models = &self.nodes.get(node)?.models;
-        let model = models.iter().find(|known| &known.id == model)?;
-        model.first_token.quantile(share)
+        self.learnt(node, model)?.first_token.quantile(share)
     }
 
     /// A node is in. One of the same name is taken over.
@@ -161,6 +208,7 @@ impl Tracker {
         let slots = joined.slots.unwrap_or(0);
         let models = joined.models.into_iter().map(|offer| {
             let id = offer.id.clone();
+            let was = (joined.place.node.clone(), id.clone());
             let index = self.snapshot.candidates.insert(CandidateState {
                 node: joined.place.node.clone(),
                 tier: joined.place.tier,
@@ -181,11 +229,7 @@ impl Tracker {
             Model {
                 index,
                 id,
-                per_token: Moments::new(0.02),
-                answering: Moments::new(0.01),
-                first_token: Sketch::new(HALF_LIFE),
-                ratio: Moments::new(0.02),
-                calibration: Calibration::default(),
+                learnt: self.past.remove(&was).unwrap_or_default(),
             }
         });
         let node = Node {
@@ -201,6 +245,10 @@ impl Tracker {
             heard_at: now,
             silent: false,
             load: 0.0,
+            capacity: 0.0,
+            reported_at: now,
+            unseen: 0,
+            unseen_ms: 0.0,
         };
         self.nodes.insert(joined.place.node, node);
         self.snapshot.sequence += 1;
@@ -215,6 +263,8 @@ impl Tracker {
             *number = None;
         }
         for model in &gone.models {
+            let name = (node.clone(), model.id.clone());
+            self.past.insert(name, model.learnt.clone());
             let Some(moved) = self.snapshot.candidates.swap_remove(model.index) else {
                 continue;
             };
@@ -228,6 +278,7 @@ impl Tracker {
             }
         }
         self.streams.retain(|_, open| &open.node != node);
+        self.forget_some();
         self.snapshot.sequence += 1;
     }
 
@@ -241,10 +292,13 @@ impl Tracker {
         }
         known.sequence = Some(report.sequence);
         known.credits = report.credits;
-        known.load = report.load;
+        known.reported(report, now);
         let outlook = known.outlook();
         for (model, state) in known.models.iter().zip(&report.models) {
-            let outlook = model.outlook(outlook, known.slots, Some(now));
+            let outlook = Outlook {
+                reported_at: Some(now),
+                ..model.learnt.outlook(outlook, now)
+            };
             let (open, credits) = (known.open, known.credits);
             let load = known.share(report.load);
             self.snapshot.candidates.update(model.index, |candidate| {
@@ -259,6 +313,16 @@ impl Tracker {
             });
         }
         self.snapshot.sequence += 1;
+    }
+
+    /// A node lets so many streams be open, whatever its last report said.
+    pub fn credits(&mut self, node: &NodeId, credits: u32, now: Time) {
+        if let Some(known) = self.nodes.get_mut(node)
+            && known.credits != credits
+        {
+            known.credits = credits;
+            self.refresh(node, now);
+        }
     }
 
     /// A model's price or quality is another now.

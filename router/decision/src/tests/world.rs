@@ -109,6 +109,8 @@ impl Case {
             policy: &self.policy,
             own: &self.own,
             zone: None,
+            complexity: None,
+            prompt_tokens: None,
             answer: None,
             warm: &[],
             now: NOW,

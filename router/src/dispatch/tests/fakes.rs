@@ -1,6 +1,6 @@
 //! A fleet of scripted nodes on tokio's clock.
 
-use crate::{BreakerConfig, Breakers, Dispatcher, Options, Setup};
+use crate::{BreakerConfig, Breakers, Dispatcher, Keeps, Memory, Options, Setup};
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -241,12 +241,16 @@ pub(crate) struct World {
 
 struct FakeFleet {
     snapshot: Mutex<Snapshot>,
+    memory: Option<Arc<Memory>>,
     nodes: BTreeMap<NodeId, Arc<Node>>,
 }
 
 impl Fleet for FakeFleet {
     fn snapshot(&self) -> Snapshot {
-        self.snapshot.lock().unwrap().clone()
+        match &self.memory {
+            Some(memory) => memory.snapshot(),
+            None => self.snapshot.lock().unwrap().clone(),
+        }
     }
 
     fn node(&self, node: &NodeId) -> Option<Arc<dyn Infer>> {
@@ -266,6 +270,16 @@ impl World {
     }
 
     pub(crate) fn patient(tier: Tier, candidates: Vec<CandidateState>, options: Options) -> Self {
+        Self::keeping(tier, candidates, options, Keeps::default())
+    }
+
+    /// The fleet's candidates are the memory's, where there is one.
+    pub(crate) fn keeping(
+        tier: Tier,
+        candidates: Vec<CandidateState>,
+        options: Options,
+        keeps: Keeps,
+    ) -> Self {
         let nodes: BTreeMap<_, _> = candidates
             .iter()
             .map(|candidate| {
@@ -285,9 +299,10 @@ impl World {
                 candidates: candidates.into(),
             }),
             nodes: nodes.clone(),
+            memory: keeps.memory.clone(),
         });
         let clock: Arc<dyn Clock> = Arc::new(TokioClock(tokio::time::Instant::now()));
-        let dispatcher = Dispatcher::new(Setup {
+        let setup = Setup {
             own: Destination {
                 tier,
                 region: None,
@@ -299,7 +314,8 @@ impl World {
             breakers: Breakers::new(BreakerConfig::default(), 1),
             clock: clock.clone(),
             options,
-        });
+        };
+        let dispatcher = Dispatcher::keeping(setup, keeps);
         Self {
             nodes,
             fleet,

@@ -1,15 +1,44 @@
 //! What a node's streams say about the next one.
 
-use super::{ENOUGH, Model, Node, UNKNOWN_ANSWER_MS};
-use tiermesh_core::{Outlook, Time};
+use super::Node;
+use tiermesh_core::{CapacityReport, Outlook, Time};
 
 impl Node {
     /// Busy share: what is open where the slots are known, else as reported.
     pub(super) fn share(&self, reported: f32) -> f32 {
         if self.slots == 0 {
-            return reported;
+            let since = self.unseen as f32 / self.capacity.max(1.0);
+            // What is no share is the constraints' to remove.
+            return if since > 0.0 && reported < 1.0 {
+                (reported + since).min(1.0)
+            } else {
+                reported
+            };
         }
         (self.open as f32 / self.slots as f32).min(1.0)
+    }
+
+    /// Its report: from here on, what is sent there it has not told of.
+    pub(super) fn reported(&mut self, report: &CapacityReport, now: Time) {
+        self.load = report.load;
+        let streams = (report.active.saturating_add(report.queued)) as f32;
+        self.capacity = match report.load {
+            load if load > 0.0 && streams > 0.0 => streams / load,
+            _ => self.credits as f32,
+        };
+        self.reported_at = now;
+        (self.unseen, self.unseen_ms) = (0, 0.0);
+    }
+
+    /// A stream that was sent since the last report is being read no more.
+    pub(super) fn seen(&mut self, at: Time, read_ms: f64) {
+        if at >= self.reported_at {
+            self.unseen = self.unseen.saturating_sub(1);
+            self.unseen_ms = (self.unseen_ms - read_ms).max(0.0);
+        }
+        if self.unseen == 0 {
+            self.unseen_ms = 0.0;
+        }
     }
 
     /// What is the same for all of its models.
@@ -20,7 +49,10 @@ impl Node {
             waiting: self.waiting.min(self.open),
             // Those that are being read are not waiting, but hold their slot
             // as long as if they just began.
-            waiting_ms: self.queued_ms() as f32,
+            waiting_ms: match self.slots {
+                0 => self.unseen_ms as f32,
+                _ => self.queued_ms() as f32,
+            },
             base_ms: self.base_ms,
             ..Outlook::default()
         }
@@ -37,40 +69,5 @@ impl Node {
             return 0.0;
         }
         self.waiting_ms * f64::from(queued) / f64::from(self.waiting)
-    }
-}
-
-impl Model {
-    pub(super) fn outlook(
-        &self,
-        of_node: Outlook,
-        slots: u32,
-        reported_at: Option<Time>,
-    ) -> Outlook {
-        let spread = self.answering.spread_or(ENOUGH, 1.0).clamp(0.05, 25.0);
-        // One stream met at any moment has this much of its mean left; many
-        // streams end one after another as if each moment were the first.
-        let alone = 0.5 * (1.0 + spread);
-        let share = 1.0 / f64::from(slots.max(1));
-        let rest =
-            self.answering.mean_or(ENOUGH, UNKNOWN_ANSWER_MS) * (share * alone + (1.0 - share));
-        let waiting_each = match of_node.waiting {
-            0 => 0.0,
-            _ => of_node.waiting_ms,
-        };
-        Outlook {
-            reported_at,
-            waiting_ms: waiting_each,
-            running_ms: rest as f32,
-            spread: spread as f32,
-            ratio: self.ratio.mean_or(ENOUGH, 1.0) as f32,
-            ratio_sd: if self.ratio.samples() >= ENOUGH {
-                self.ratio.deviation() as f32
-            } else {
-                0.25
-            },
-            samples: self.answering.samples().min(1e6) as f32,
-            ..of_node
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! What becomes of streams.
 
-use super::{ENOUGH, MAX_OPEN, Open, Opened, StreamId, Tracker};
+use super::learnt::ENOUGH;
+use super::{MAX_OPEN, Open, Opened, StreamId, Tracker};
+use crate::estimate::reported_ms;
 use tiermesh_core::{NodeId, Outlook, Time};
 
 impl Tracker {
@@ -23,10 +25,10 @@ impl Tracker {
         let prefill = f64::from(state.prefill_tok_s).max(1.0);
         let decode = f64::from(state.decode_tok_s).max(1.0);
         let read_ms = f64::from(node.base_ms) + f64::from(opened.cold_tokens) * 1e3 / prefill;
-        let model = &node.models[at];
-        let per_token = model.per_token.mean_or(ENOUGH, 1e3 / decode);
+        let learnt = &node.models[at].learnt;
+        let per_token = learnt.per_token.mean_or(ENOUGH, 1e3 / decode);
         let write_ms = f64::from(opened.likely_tokens) * per_token;
-        let hold_ms = read_ms * model.ratio.mean_or(ENOUGH, 1.0) + write_ms;
+        let hold_ms = read_ms * learnt.ratio.mean_or(ENOUGH, 1.0) + write_ms;
         let queued = node.slots > 0 && node.open >= node.slots;
         if node.open == node.waiting {
             // Nobody was heard because nobody was asked.
@@ -35,6 +37,12 @@ impl Tracker {
         node.open += 1;
         node.waiting += 1;
         node.waiting_ms += hold_ms;
+        let reported = reported_ms(&state, opened.cold_tokens).0 + node.unseen_ms;
+        let unseen_ms = f64::from(opened.cold_tokens) * 1e3 / prefill;
+        if node.slots == 0 {
+            node.unseen += 1;
+            node.unseen_ms += unseen_ms;
+        }
         self.prefixes.record(node.number, prompt.0, prompt.1);
         let open = Open {
             node: name.clone(),
@@ -45,11 +53,13 @@ impl Tracker {
             rtt_ms,
             read_ms,
             hold_ms,
+            reported_ms: (node.slots == 0).then_some(reported),
+            unseen_ms,
             queued,
             first_token: None,
         };
         self.streams.insert(stream, open);
-        self.refresh(&name);
+        self.refresh(&name, now);
     }
 
     /// A stream's first token came.
@@ -67,17 +77,44 @@ impl Tracker {
         };
         node.waiting = node.waiting.saturating_sub(1);
         node.waiting_ms = (node.waiting_ms - open.hold_ms).max(0.0);
-        let model = &mut node.models[open.model];
-        model.first_token.record(observed_ms);
-        if !open.queued && open.read_ms > 0.0 {
-            let served_ms = (observed_ms - open.rtt_ms).max(0.0);
-            model.ratio.record((served_ms / open.read_ms).min(100.0));
+        node.seen(open.at, open.unseen_ms);
+        let learnt = &mut node.models[open.model].learnt;
+        learnt.first_token.record(observed_ms);
+        learnt.at = now;
+        let served_ms = (observed_ms - open.rtt_ms).max(0.0);
+        match open.reported_ms {
+            Some(reported_ms) => learnt.corrects(served_ms, reported_ms),
+            None if !open.queued && open.read_ms > 0.0 => {
+                learnt.ratio.record((served_ms / open.read_ms).min(100.0));
+            }
+            None => {}
         }
-        model
+        learnt
             .calibration
             .record(open.predicted_ms, open.predicted_p99_ms, observed_ms);
         self.heard(&name, now);
-        self.refresh(&name);
+        self.refresh(&name, now);
+    }
+
+    /// A stream's node failed it. One that was waited for in vain for longer
+    /// than its 99th percentile took at least that long.
+    pub fn failed(&mut self, stream: StreamId, now: Time) {
+        if let Some(open) = self.streams.get(&stream)
+            && let Some(node) = self.nodes.get_mut(&open.node)
+        {
+            let learnt = &mut node.models[open.model].learnt;
+            learnt.calibration.ended(true);
+            let waited_ms = now.since(open.at).as_secs_f64() * 1e3;
+            if open.first_token.is_none() && waited_ms > open.predicted_p99_ms {
+                let (mean, p99) = (open.predicted_ms, open.predicted_p99_ms);
+                learnt.calibration.record(mean, p99, waited_ms);
+                learnt.at = now;
+                if let Some(reported_ms) = open.reported_ms {
+                    learnt.corrects((waited_ms - open.rtt_ms).max(0.0), reported_ms);
+                }
+            }
+        }
+        self.closed(stream, None, now);
     }
 
     /// A stream ended, however it ended; `tokens` it wrote if it came to its
@@ -92,6 +129,7 @@ impl Tracker {
         };
         node.open = node.open.saturating_sub(1);
         if open.first_token.is_none() {
+            node.seen(open.at, open.unseen_ms);
             node.waiting = node.waiting.saturating_sub(1);
             node.waiting_ms = (node.waiting_ms - open.hold_ms).max(0.0);
         }
@@ -102,24 +140,25 @@ impl Tracker {
         }
         if let (Some(first), Some(tokens)) = (open.first_token, tokens) {
             let took_ms = now.since(first).as_secs_f64() * 1e3;
-            let model = &mut node.models[open.model];
-            model.answering.record(took_ms);
+            let learnt = &mut node.models[open.model].learnt;
+            learnt.calibration.ended(false);
+            learnt.answering.record(took_ms);
             if tokens > 1 {
-                model.per_token.record(took_ms / f64::from(tokens - 1));
+                learnt.per_token.record(took_ms / f64::from(tokens - 1));
             }
         }
         self.heard(&name, now);
-        self.refresh(&name);
+        self.refresh(&name, now);
     }
 
     /// Writes what is open on a node into its candidates.
-    fn refresh(&mut self, name: &NodeId) {
+    pub(super) fn refresh(&mut self, name: &NodeId, now: Time) {
         let Some(node) = self.nodes.get(name) else {
             return;
         };
         let outlook = node.outlook();
         for model in &node.models {
-            let outlook = model.outlook(outlook, node.slots, None);
+            let outlook = model.learnt.outlook(outlook, now);
             let free = node.credits.saturating_sub(node.open);
             let load = node.share(node.load);
             self.snapshot.candidates.update(model.index, |candidate| {

@@ -1,0 +1,172 @@
+//! What a dispatcher learns while it serves: how nodes keep what was predicted
+//! of them, how long answers are, and how many tokens prompts are.
+//!
+//! A fleet that keeps its candidates here changes them as its nodes report,
+//! and a snapshot is one reference: nothing is rebuilt for a request.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tiermesh_core::{Calibrated, Done, ModelId, NodeId, RequestMeta, Snapshot, Time};
+use tiermesh_decision::analysis::{Analysis, Estimator, PromptLength};
+use tiermesh_decision::state::{Lengths, Opened, Prompts, StreamId, Tracker};
+
+/// Models of nodes that left of which is remembered what they taught.
+const REMEMBERED: usize = 4_096;
+
+/// Everything learnt, by all of a dispatcher's requests.
+pub struct Memory {
+    inner: Mutex<Inner>,
+    estimator: Box<dyn Estimator>,
+}
+
+struct Inner {
+    tracker: Tracker,
+    lengths: Lengths,
+    prompts: Prompts,
+    next: u64,
+    /// The latest time anybody told.
+    now: Time,
+}
+
+impl Memory {
+    /// Nothing learnt. `epoch` tells this run of the process from others.
+    #[must_use]
+    pub fn new(epoch: u64) -> Arc<Self> {
+        Self::estimating(epoch, Box::new(PromptLength))
+    }
+
+    /// The same, with another estimate of how hard requests are.
+    #[must_use]
+    pub fn estimating(epoch: u64, estimator: Box<dyn Estimator>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                tracker: Tracker::new(epoch).remembering(REMEMBERED),
+                lengths: Lengths::default(),
+                prompts: Prompts::default(),
+                next: 0,
+                now: Time::ZERO,
+            }),
+            estimator,
+        })
+    }
+
+    /// Every candidate as it is known now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().tracker.snapshot()
+    }
+
+    /// Changes what is known of nodes: they come, report and leave.
+    pub fn nodes<R>(&self, change: impl FnOnce(&mut Tracker) -> R) -> R {
+        change(&mut self.lock().tracker)
+    }
+
+    /// How well a node's model was predicted; none before its first answer.
+    #[must_use]
+    pub fn calibrated(&self, node: &NodeId, model: &ModelId) -> Option<Calibrated> {
+        let inner = self.lock();
+        let learnt = inner.tracker.learnt(node, model)?;
+        let calibration = learnt.calibration();
+        if calibration.samples() < 1.0 {
+            return None;
+        }
+        Some(Calibrated {
+            answers: calibration.samples(),
+            ratio: calibration.ratio(),
+            within_p99: calibration.within_p99(),
+            error_ms: calibration.error_ms(),
+            first_token_p50_ms: learnt.first_token_ms(0.5).unwrap_or_default(),
+            first_token_p99_ms: learnt.first_token_ms(0.99).unwrap_or_default(),
+            failed_share: calibration.failed_share(),
+        })
+    }
+
+    /// What is expected of a request before anybody is chosen.
+    pub(crate) fn analysis(&self, meta: &RequestMeta) -> Analysis {
+        let inner = self.lock();
+        Analysis::of(meta, &*self.estimator, (&inner.lengths, &inner.prompts))
+    }
+
+    /// A whole answer came from this model: `alone` says that nobody else had
+    /// a part in it.
+    pub(crate) fn answered(&self, meta: &RequestMeta, model: &ModelId, alone: bool, done: &Done) {
+        let mut inner = self.lock();
+        let tokens = u32::try_from(done.usage.output_tokens).unwrap_or(u32::MAX);
+        inner.lengths.record_for(meta, tokens);
+        if alone {
+            inner.prompts.record(meta, model, done.usage.input_tokens);
+        }
+    }
+
+    /// A request was sent to a model on a node. `opened`'s place is looked up
+    /// anew: the snapshot that was decided from may be old.
+    pub(crate) fn sent(
+        self: &Arc<Self>,
+        (node, model): (&NodeId, &ModelId),
+        opened: Opened,
+        now: Time,
+    ) -> Option<Sight> {
+        let mut inner = self.lock();
+        inner.now = inner.now.max(now);
+        let index = inner.tracker.place_of(node, model)?;
+        let stream = StreamId(inner.next);
+        inner.next += 1;
+        let opened = Opened { index, ..opened };
+        inner.tracker.opened(stream, &opened, (&[], 1), now);
+        Some(Sight {
+            memory: Arc::clone(self),
+            stream,
+            spoke: false,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream that is followed to its end, however it ends: dropped, it ended
+/// without teaching anything.
+pub(crate) struct Sight {
+    memory: Arc<Memory>,
+    stream: StreamId,
+    spoke: bool,
+}
+
+impl Sight {
+    /// Whether its first token came.
+    pub(crate) const fn has_spoken(&self) -> bool {
+        self.spoke
+    }
+
+    /// Its first token came; later ones say nothing new.
+    pub(crate) fn spoke(&mut self, now: Time) {
+        if !std::mem::replace(&mut self.spoke, true) {
+            let mut inner = self.memory.lock();
+            inner.now = inner.now.max(now);
+            inner.tracker.first_token(self.stream, now);
+        }
+    }
+
+    /// It came to its end, and wrote so many tokens.
+    pub(crate) fn ended(self, tokens: u64, now: Time) {
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let mut inner = self.memory.lock();
+        inner.now = inner.now.max(now);
+        inner.tracker.closed(self.stream, Some(tokens), now);
+    }
+
+    /// Its node failed it.
+    pub(crate) fn failed(self, now: Time) {
+        let mut inner = self.memory.lock();
+        inner.now = inner.now.max(now);
+        inner.tracker.failed(self.stream, now);
+    }
+}
+
+impl Drop for Sight {
+    fn drop(&mut self) {
+        let mut inner = self.memory.lock();
+        let now = inner.now;
+        inner.tracker.closed(self.stream, None, now);
+    }
+}
