@@ -27,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut fleet = FleetClient::new(connect(&args.door.endpoint).await?);
     let listed = fleet
-        .list_nodes(v1::ListNodesRequest {})
+        .list_nodes(args.door.request(v1::ListNodesRequest {})?)
         .await
         .map_err(|status| explain(&status))?
         .into_inner();

@@ -1,5 +1,6 @@
 //! From a configuration to a gateway that serves.
 
+use crate::accounts;
 use crate::catalog::GatewayCatalog;
 use crate::config::GatewayConfig;
 use crate::fleet::GatewayFleet;
@@ -60,7 +61,10 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         policies,
         breakers: Breakers::new(breaker(config), epoch()),
         clock: clock.clone(),
-        options: Options::default(),
+        options: Options {
+            budgets: config.budgets.limits(&config.keys),
+            ..Options::default()
+        },
     }));
     let reload = config.policies.clone().map(|file| {
         let dispatcher = dispatcher.clone();
@@ -70,6 +74,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let rules = Arc::new(Rules {
         dispatcher: dispatcher.clone(),
         table: table.clone(),
+        most: config.budgets.of_a_request(),
     });
     let tickets = Arc::new(TicketSigner::generate());
     let upward = Upward {
@@ -85,6 +90,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let mut options = DoorOptions::new(own.node, own.tier, default_user, default_policy);
     options.region = own.region;
     options.guard = Some(rules.guard());
+    options.keys = accounts::keys(&config.keys).map(Arc::new);
     let door = Door {
         infer: dispatcher.clone(),
         explain: dispatcher.clone(),

@@ -172,7 +172,7 @@ impl Dispatcher {
                 clock: setup.clock,
                 retries: Bucket::new(setup.options.retries),
                 hedges: Bucket::new(setup.options.hedges),
-                ledger: Ledger::new(setup.options.budgets),
+                ledger: Ledger::new(setup.options.budgets.clone()),
                 lobby: Lobby::default(),
                 options: setup.options,
             }),

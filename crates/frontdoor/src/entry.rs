@@ -3,6 +3,7 @@
 
 use crate::Door;
 use crate::answer::{Answer, Sweeper};
+use crate::auth::Holder;
 use crate::call::Call;
 use crate::resume::{self, Brought, Issuer};
 use crate::slots::Slots;
@@ -44,7 +45,7 @@ impl Entry {
 
     /// Reads a call's headers.
     pub(crate) fn call(&self, headers: &http::HeaderMap) -> Result<Call, InferError> {
-        Call::read(headers, &self.door.options.node)
+        Call::read(headers, &self.door.options)
     }
 
     /// Starts an answer, or refuses before anything was sent.
@@ -154,8 +155,13 @@ impl Entry {
         if raw.request_id.is_empty() {
             raw.request_id = uuid::Uuid::new_v4().to_string();
         }
+        let holder = call.holder.as_ref();
+        let user = match holder {
+            Some(holder) => holder.user(&raw.user_id)?,
+            None => None,
+        };
         if raw.user_id.is_empty() {
-            raw.user_id = options.default_user.to_string();
+            raw.user_id = user.unwrap_or(&options.default_user).to_string();
         }
         if raw.policy.is_empty() {
             raw.policy = options.default_policy.to_string();
@@ -173,6 +179,7 @@ impl Entry {
         let context = Context {
             deadline,
             continuation: Continuation::default(),
+            account: holder.map(Holder::account).unwrap_or_default(),
             ..Context::default()
         };
         Ok((request, context))

@@ -1,6 +1,7 @@
 //! The gRPC services, mounted as one axum router.
 
 use crate::answer::Answer;
+use crate::call::Call;
 use crate::catalog::Locate;
 use crate::entry::Entry;
 use crate::resume::Brought;
@@ -132,7 +133,8 @@ impl Inference for Service {
         request: Request<v1::LocateRequest>,
     ) -> Result<Response<v1::LocateResponse>, Status> {
         let locate = || {
-            let ask = self.ask(&request.into_inner())?;
+            let (metadata, _, wire) = request.into_parts();
+            let ask = self.ask(&wire, &self.0.call(metadata.as_ref())?)?;
             self.0.door.catalog.locate(&ask)
         };
         let endpoints = locate().map_err(to_status)?;
@@ -143,8 +145,11 @@ impl Inference for Service {
 
     async fn list_models(
         &self,
-        _: Request<v1::ListModelsRequest>,
+        request: Request<v1::ListModelsRequest>,
     ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        self.0
+            .call(request.metadata().as_ref())
+            .map_err(to_status)?;
         let models = self.0.door.catalog.models();
         Ok(Response::new(v1::ListModelsResponse {
             models: models.into_iter().map(Into::into).collect(),
@@ -156,8 +161,11 @@ impl Inference for Service {
 impl Fleet for Service {
     async fn list_nodes(
         &self,
-        _: Request<v1::ListNodesRequest>,
+        request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.0
+            .call(request.metadata().as_ref())
+            .map_err(to_status)?;
         let nodes = self.0.door.catalog.nodes();
         Ok(Response::new(v1::ListNodesResponse {
             nodes: nodes.into_iter().map(Into::into).collect(),
@@ -187,14 +195,18 @@ impl Service {
         self.0.infer(RawRequest::try_from(wire)?, seed, call).await
     }
 
-    fn ask(&self, wire: &v1::LocateRequest) -> Result<Locate, FieldError> {
+    fn ask(&self, wire: &v1::LocateRequest, call: &Call) -> Result<Locate, InferError> {
         const NAME: &str = "1 to 200 characters of A-Z a-z 0-9 . _ : / @ + -";
         let bad = |field, value: &str| FieldError::new(field, format!("`{value}`"), NAME);
         let some = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        let holders = match &call.holder {
+            Some(holder) => holder.user(&wire.user_id)?,
+            None => None,
+        };
         Ok(Locate {
             privacy: wire.privacy_level()?,
             user: match some(&wire.user_id) {
-                None => self.0.door.options.default_user.clone(),
+                None => holders.unwrap_or(&self.0.door.options.default_user).clone(),
                 Some(name) => UserId::new(name).map_err(|e| bad("user_id", &e.value))?,
             },
             model: match some(&wire.model).filter(|name| name != "auto") {

@@ -7,6 +7,7 @@
 //! and the slot belongs to the stream, whichever API it is read through.
 
 mod answer;
+mod auth;
 mod bedrock;
 mod call;
 mod catalog;
@@ -20,6 +21,7 @@ mod serve;
 mod slots;
 mod status;
 
+pub use auth::{Holder, Keys};
 pub use catalog::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 pub use listing::{models_of, nodes_of, speaker_of};
 pub use serve::{ServeError, serve};
@@ -75,6 +77,9 @@ pub struct DoorOptions {
     /// Signs and checks resume tokens; `None` resumes nothing. With a key of
     /// this process alone, answers go on at this door and nowhere else.
     pub resume: Option<Arc<ResumeSigner>>,
+    /// The API keys that are asked for; `None` asks for none, and takes whoever
+    /// calls at their word.
+    pub keys: Option<Arc<Keys>>,
     /// Refuses content that may not enter here; `None` lets everything in.
     pub guard: Option<Guard>,
     /// Answers at a time, over all connections and APIs. One more is refused
@@ -108,6 +113,7 @@ impl DoorOptions {
             default_user,
             default_policy,
             resume: Some(Arc::new(ResumeSigner::generate())),
+            keys: None,
             guard: None,
             max_streams: 256,
             max_connections: 1024,

@@ -62,6 +62,10 @@ pub struct MeshSpec {
     pub cloud_idle_timeout_ms: Option<u64>,
     /// How long the gateway's breakers stay open; its default when absent.
     pub breaker_open_ms: Option<u64>,
+    /// More of the gateway's configuration: tables, behind everything else.
+    pub gateway_tables: String,
+    /// The API key that the mesh asks its gateway with, where that wants one.
+    pub api_key: Option<String>,
 }
 
 impl MeshSpec {
@@ -83,6 +87,8 @@ impl MeshSpec {
             policies: None,
             cloud_idle_timeout_ms: None,
             breaker_open_ms: None,
+            gateway_tables: String::new(),
+            api_key: None,
         }
     }
 }
@@ -197,7 +203,12 @@ impl Mesh {
     /// When the gateway does not answer.
     pub async fn nodes(&self) -> anyhow::Result<Vec<v1::Node>> {
         let mut fleet = FleetClient::connect(self.gateway.endpoint().to_owned()).await?;
-        let listed = fleet.list_nodes(v1::ListNodesRequest {}).await?;
+        let mut request = tonic::Request::new(v1::ListNodesRequest {});
+        if let Some(key) = &self.spec.api_key {
+            let value = format!("Bearer {key}").parse()?;
+            request.metadata_mut().insert("authorization", value);
+        }
+        let listed = fleet.list_nodes(request).await?;
         Ok(listed.into_inner().nodes)
     }
 
@@ -342,7 +353,7 @@ impl Starter<'_> {
             api_port,
             link_port,
         };
-        let config = config::gateway(GATEWAY, &place);
+        let config = config::gateway(GATEWAY, &place) + "\n" + &self.spec.gateway_tables;
         self.daemon("cloud-gateway", GATEWAY, config).await
     }
 
