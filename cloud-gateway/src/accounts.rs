@@ -1,13 +1,16 @@
-//! Who may call, and what they may spend, as the configuration has it.
+//! Who may call, what they may spend, and how they come back, as the
+//! configuration has it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::id::MAX_NAME_BYTES;
 use tiermesh_core::{Usd, UserId};
 use tiermesh_daemon::{ConfigError, check};
-use tiermesh_frontdoor::{Holder, Keys};
-use tiermesh_identity::KeyDigest;
+use tiermesh_frontdoor::{DoorOptions, Holder, Keys, ReplayBounds};
+use tiermesh_identity::{KeyDigest, ResumeSigner, SecretError, read_secret};
 use tiermesh_router::{BudgetLimits, Window};
 
 /// The most API keys of one gateway.
@@ -46,6 +49,65 @@ pub struct WindowConfig {
     pub usd: f64,
     /// In so many seconds.
     pub per_s: u64,
+}
+
+/// How clients go on with answers whose connection they lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResumeConfig {
+    /// A file with 64 hexadecimal digits that others cannot read, the same for
+    /// every gateway whose clients may come back to any of them. Without it a
+    /// token is good at the gateway that gave it, until that ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// How long a token is good for, in seconds.
+    pub good_for_s: u64,
+    /// Kibibytes that are kept of what each answer said last; 0 keeps nothing.
+    pub replay_kib: usize,
+    /// Kibibytes that are kept of all answers together.
+    pub replay_all_kib: usize,
+    /// Seconds that they are kept after the answer or its connection ended.
+    pub replay_s: u64,
+}
+
+impl Default for ResumeConfig {
+    fn default() -> Self {
+        Self {
+            key: None,
+            good_for_s: 900,
+            replay_kib: 64,
+            replay_all_kib: 32 * 1024,
+            replay_s: 30,
+        }
+    }
+}
+
+impl ResumeConfig {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        check("resume.good_for_s", self.good_for_s, 1..=86_400)?;
+        check("resume.replay_kib", self.replay_kib, 0..=16 * 1024)?;
+        let all = self.replay_kib..=64 * 1024 * 1024;
+        check("resume.replay_all_kib", self.replay_all_kib, all)?;
+        check("resume.replay_s", self.replay_s, 1..=600)
+    }
+
+    /// Puts it into a door.
+    ///
+    /// # Errors
+    /// When the key's file does not hold one that others cannot read.
+    pub(crate) fn apply(&self, options: &mut DoorOptions) -> Result<(), SecretError> {
+        if let Some(path) = &self.key {
+            let signer = ResumeSigner::from_secret(&read_secret(path)?);
+            options.resume = Some(Arc::new(signer));
+        }
+        options.resume_for = Duration::from_secs(self.good_for_s);
+        options.replay = ReplayBounds {
+            stream_bytes: self.replay_kib << 10,
+            all_bytes: self.replay_all_kib << 10,
+            kept: Duration::from_secs(self.replay_s),
+        };
+        Ok(())
+    }
 }
 
 /// What answers may cost, and whom. Absent ones bind nobody.

@@ -90,6 +90,10 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let mut options = DoorOptions::new(own.node, own.tier, default_user, default_policy);
     options.region = own.region;
     options.guard = Some(rules.guard());
+    config
+        .resume
+        .apply(&mut options)
+        .context("cannot use `resume.key`")?;
     options.keys = accounts::keys(&config.keys).map(Arc::new);
     let door = Door {
         infer: dispatcher.clone(),

@@ -1,6 +1,6 @@
 //! The gateway's configuration.
 
-use crate::accounts::{self, BudgetsConfig, KeyConfig};
+use crate::accounts::{self, BudgetsConfig, KeyConfig, ResumeConfig};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -54,6 +54,9 @@ pub struct GatewayConfig {
     /// What answers may cost, and whom.
     #[serde(default, skip_serializing_if = "BudgetsConfig::is_empty")]
     pub budgets: BudgetsConfig,
+    /// How clients go on with answers whose connection they lost.
+    #[serde(default)]
+    pub resume: ResumeConfig,
     /// The cloud tier; without it the mesh is device and edge alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bedrock: Option<BedrockConfig>,
@@ -128,6 +131,7 @@ impl GatewayConfig {
         )?;
         accounts::validate(&self.keys)?;
         self.budgets.validate(&self.keys)?;
+        self.resume.validate()?;
         if let Some(bedrock) = &self.bedrock {
             bedrock.validate().map_err(|error| {
                 ConfigError::value(format!("bedrock.{}", error.key), error.value, error.allowed)
@@ -196,6 +200,12 @@ mod tests {
         assert!(budget("key = { usd = nan, per_s = 60 }").contains("NaN"));
         assert!(budget("user = { usd = 1.0, per_s = 0 }").contains("`budgets.user.per_s` is 0"));
         assert!(budget("request_usd = -0.1").contains("budgets.request_usd"));
+        assert!(refused("|[resume]\nreplay_s = 0").contains("`resume.replay_s` is 0: 1 to 600"));
+        let little = refused("|[resume]\nreplay_all_kib = 1");
+        assert!(
+            little.contains("`resume.replay_all_kib` is 1: 64 to"),
+            "{little}"
+        );
         let nobodys = budget("tenants = { acne = { usd = 1.0, per_s = 60 } }");
         assert!(nobodys.contains("`budgets.tenants.acne`"), "{nobodys}");
         assert!(refused("|credits_want = 9000").contains("link.credits_want"));

@@ -8,7 +8,7 @@ mod config;
 mod fleet;
 mod rules;
 
-pub use accounts::{BudgetsConfig, KeyConfig, WindowConfig};
+pub use accounts::{BudgetsConfig, KeyConfig, ResumeConfig, WindowConfig};
 pub use build::{Gateway, build};
 pub use config::{GatewayConfig, LinkConfig, ListenConfig};
 

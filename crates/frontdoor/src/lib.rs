@@ -16,6 +16,7 @@ mod grpc;
 mod http;
 mod listing;
 mod openai;
+mod replay;
 mod resume;
 mod serve;
 mod slots;
@@ -24,6 +25,7 @@ mod status;
 pub use auth::{Holder, Keys};
 pub use catalog::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 pub use listing::{models_of, nodes_of, speaker_of};
+pub use replay::ReplayBounds;
 pub use serve::{ServeError, serve};
 
 use std::sync::Arc;
@@ -77,6 +79,10 @@ pub struct DoorOptions {
     /// Signs and checks resume tokens; `None` resumes nothing. With a key of
     /// this process alone, answers go on at this door and nowhere else.
     pub resume: Option<Arc<ResumeSigner>>,
+    /// How long a resume token is good for.
+    pub resume_for: Duration,
+    /// What is kept for clients that come back.
+    pub replay: ReplayBounds,
     /// The API keys that are asked for; `None` asks for none, and takes whoever
     /// calls at their word.
     pub keys: Option<Arc<Keys>>,
@@ -113,6 +119,8 @@ impl DoorOptions {
             default_user,
             default_policy,
             resume: Some(Arc::new(ResumeSigner::generate())),
+            resume_for: Duration::from_secs(15 * 60),
+            replay: ReplayBounds::default(),
             keys: None,
             guard: None,
             max_streams: 256,
