@@ -8,3 +8,4 @@ mod hedges;
 mod leaks;
 mod limits;
 mod money;
+mod slow;
