@@ -22,6 +22,32 @@ pub(crate) struct DoorArgs {
         default_value = "http://127.0.0.1:8080"
     )]
     pub(crate) endpoint: String,
+    /// The API key, where the door asks for one.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "TIERMESH_API_KEY",
+        hide_env_values = true
+    )]
+    api_key: Option<String>,
+}
+
+impl DoorArgs {
+    /// A message to the door, with the key where there is one.
+    ///
+    /// # Errors
+    /// When the key cannot be sent in a header.
+    pub(crate) fn request<T>(&self, message: T) -> anyhow::Result<tonic::Request<T>> {
+        let mut request = tonic::Request::new(message);
+        if let Some(key) = &self.api_key {
+            let mut value: tonic::metadata::AsciiMetadataValue = format!("Bearer {key}")
+                .parse()
+                .context("the API key holds characters that no key has")?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
 }
 
 /// What a request is to be, for `infer` and `route explain`.

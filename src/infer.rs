@@ -133,7 +133,8 @@ pub(crate) async fn read(
 /// What the door said instead of answering.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut client = inference(&args.door.endpoint).await?;
-    let call = client.infer(v1::InferRequest::from(args.request));
+    let request = args.door.request(v1::InferRequest::from(args.request))?;
+    let call = client.infer(request);
     let streaming = async {
         let stream = call.await?.into_inner();
         read(stream, |shown| match shown {

@@ -4,6 +4,7 @@ mod ca;
 mod client;
 mod demo;
 mod infer;
+mod key;
 mod model;
 mod nodes;
 mod out;
@@ -49,6 +50,8 @@ enum Command {
     Model(model::Args),
     /// Make a certificate authority and certificates for nodes.
     Ca(ca::Args),
+    /// Make API keys, their digests, and secrets that gateways share.
+    Key(key::Args),
     /// Run an edge node.
     #[command(after_help = tiermesh_edge_node::EXAMPLES)]
     EdgeNode(tiermesh_daemon::DaemonArgs),
@@ -72,6 +75,7 @@ async fn main() -> ExitCode {
         Command::Nodes(args) => nodes::run(args).await,
         Command::Model(args) => model::run(args).await,
         Command::Ca(args) => ca::run(args),
+        Command::Key(args) => key::run(args),
         Command::EdgeNode(args) => tiermesh_edge_node::run(args).await,
         Command::CloudGateway(args) => tiermesh_cloud_gateway::run(args).await,
         Command::DeviceAgent(args) => tiermesh_device_agent::run(args).await,

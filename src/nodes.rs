@@ -50,13 +50,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(Command::Preload { node, model, door }) = args.command {
         let mut fleet = FleetClient::new(connect(&door.endpoint).await?);
         let told = v1::PreloadRequest { node, model };
-        let told = fleet.preload(told).await;
+        let told = fleet.preload(door.request(told)?).await;
         told.map_err(|status| explain(&status))?;
         return Ok(());
     }
     let mut fleet = FleetClient::new(connect(&args.door.endpoint).await?);
     let listed = fleet
-        .list_nodes(v1::ListNodesRequest {})
+        .list_nodes(args.door.request(v1::ListNodesRequest {})?)
         .await
         .map_err(|status| explain(&status))?
         .into_inner();

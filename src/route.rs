@@ -18,7 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show the decision for a request without running it.
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Make a log's decisions again under other policies, and show what changes.
     Replay(replay::Args),
 }
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut client = inference(&args.door.endpoint).await?;
     let decision = client
-        .explain(v1::InferRequest::from(args.request))
+        .explain(args.door.request(v1::InferRequest::from(args.request))?)
         .await
         .map_err(|status| explain(&status))?
         .into_inner();

@@ -1,5 +1,6 @@
 //! From a configuration to a gateway that serves.
 
+use crate::accounts;
 use crate::catalog::GatewayCatalog;
 use crate::config::GatewayConfig;
 use crate::fleet::{GatewayFleet, Listener};
@@ -73,7 +74,10 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         policies,
         breakers: Breakers::new(breaker(config), epoch),
         clock: clock.clone(),
-        options: Options::default(),
+        options: Options {
+            budgets: config.budgets.limits(&config.keys),
+            ..Options::default()
+        },
     };
     let decisions = config.decisions.as_ref();
     let decisions = decisions.map(DecisionLog::open).transpose()?;
@@ -91,6 +95,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let rules = Arc::new(Rules {
         dispatcher: dispatcher.clone(),
         table: table.clone(),
+        most: config.budgets.of_a_request(),
     });
     let tickets = Arc::new(TicketSigner::generate());
     let upward = Upward {
@@ -106,6 +111,11 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let mut options = DoorOptions::new(own.node, own.tier, default_user, default_policy);
     options.region = own.region;
     options.guard = Some(rules.guard());
+    config
+        .resume
+        .apply(&mut options)
+        .context("cannot use `resume.key`")?;
+    options.keys = accounts::keys(&config.keys).map(Arc::new);
     let door = Door {
         infer: dispatcher.clone(),
         explain: dispatcher.clone(),

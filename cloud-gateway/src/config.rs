@@ -1,5 +1,6 @@
 //! The gateway's configuration.
 
+use crate::accounts::{self, BudgetsConfig, KeyConfig, ResumeConfig};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,6 +47,16 @@ pub struct GatewayConfig {
     pub tls: Option<TlsPaths>,
     /// The link's identity and bounds.
     pub link: LinkConfig,
+    /// The API keys that callers have to bring; without any, everybody may
+    /// call and is taken at their word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyConfig>,
+    /// What answers may cost, and whom.
+    #[serde(default, skip_serializing_if = "BudgetsConfig::is_empty")]
+    pub budgets: BudgetsConfig,
+    /// How clients go on with answers whose connection they lost.
+    #[serde(default)]
+    pub resume: ResumeConfig,
     /// The cloud tier; without it the mesh is device and edge alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bedrock: Option<BedrockConfig>,
@@ -124,6 +135,9 @@ impl GatewayConfig {
         if let Some(decisions) = &self.decisions {
             decisions.validate()?;
         }
+        accounts::validate(&self.keys)?;
+        self.budgets.validate(&self.keys)?;
+        self.resume.validate()?;
         if let Some(bedrock) = &self.bedrock {
             bedrock.validate().map_err(|error| {
                 ConfigError::value(format!("bedrock.{}", error.key), error.value, error.allowed)
@@ -177,6 +191,29 @@ mod tests {
         assert_eq!(refused(""), "accepted");
         assert!(refused("ticket_ttl_s = 0").contains("`ticket_ttl_s` is 0: 1 to 86400"));
         assert!(refused("colour = 'red'").contains("colour"));
+        let digest = format!("digest = 'sha256:{}'\n", "ab".repeat(32));
+        let key = |rest: &str| refused(&format!("|[[keys]]\nname = 'web'\n{digest}{rest}"));
+        assert_eq!(key("tenant = 'acme'\nuser = 'ann'"), "accepted");
+        assert!(key("tenant = 'a b'").contains("`keys[0].tenant` is `a b`"));
+        assert!(key("secret = 'x'").contains("secret"));
+        let twice = key(&format!("[[keys]]\nname = 'app'\n{digest}"));
+        assert!(twice.contains("keys[1].digest"), "{twice}");
+        let plain = refused("|[[keys]]\nname = 'web'\ndigest = 'hunter2'");
+        assert!(plain.contains("64 hexadecimal digits"), "{plain}");
+        let budget = |text: &str| refused(&format!("|[budgets]\n{text}"));
+        assert_eq!(budget("user = { usd = 0.5, per_s = 60 }"), "accepted");
+        assert!(budget("key = { usd = -1.0, per_s = 60 }").contains("`budgets.key.usd` is -1"));
+        assert!(budget("key = { usd = nan, per_s = 60 }").contains("NaN"));
+        assert!(budget("user = { usd = 1.0, per_s = 0 }").contains("`budgets.user.per_s` is 0"));
+        assert!(budget("request_usd = -0.1").contains("budgets.request_usd"));
+        assert!(refused("|[resume]\nreplay_s = 0").contains("`resume.replay_s` is 0: 1 to 600"));
+        let little = refused("|[resume]\nreplay_all_kib = 1");
+        assert!(
+            little.contains("`resume.replay_all_kib` is 1: 64 to"),
+            "{little}"
+        );
+        let nobodys = budget("tenants = { acne = { usd = 1.0, per_s = 60 } }");
+        assert!(nobodys.contains("`budgets.tenants.acne`"), "{nobodys}");
         assert!(refused("|credits_want = 9000").contains("link.credits_want"));
         let never = refused("|[decisions]\nfile = 'd.jsonl'\nmax_mib = 0");
         assert!(never.contains("`decisions.max_mib` is 0"), "{never}");

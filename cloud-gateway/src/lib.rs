@@ -1,12 +1,14 @@
 //! The cloud gateway: nodes link to it, applications stream through it, and
 //! its router picks among linked nodes and Amazon Bedrock.
 
+mod accounts;
 mod build;
 mod catalog;
 mod config;
 mod fleet;
 mod rules;
 
+pub use accounts::{BudgetsConfig, KeyConfig, ResumeConfig, WindowConfig};
 pub use build::{Gateway, build};
 pub use config::{GatewayConfig, LinkConfig, ListenConfig};
 
@@ -25,7 +27,23 @@ A smallest gateway.toml (make the certificates with `tiermesh ca`):
   [link]
   ca = \"ca.pem\"
   certificate = \"gateway-1.pem\"
-  key = \"gateway-1.key\"";
+  key = \"gateway-1.key\"
+
+Callers with API keys (`tiermesh key new` makes one), and what they may spend:
+  [[keys]]
+  name = \"acme-web\"
+  digest = \"sha256:...\"
+  tenant = \"acme\"
+  budget = { usd = 20.0, per_s = 86400 }
+  [budgets]
+  request_usd = 0.05
+  user = { usd = 1.0, per_s = 3600 }
+  [budgets.tenants]
+  acme = { usd = 500.0, per_s = 2592000 }
+
+A resume key that several gateways share (`tiermesh key secret`):
+  [resume]
+  key = \"resume.key\"";
 
 /// Runs the gateway until it is told to stop.
 ///

@@ -1,7 +1,7 @@
 //! What may pass the gateway at all.
 
 use std::sync::Arc;
-use tiermesh_core::{ErrorClass, InferError, Privacy, RequestMeta, Tier};
+use tiermesh_core::{ErrorClass, InferError, Privacy, RequestMeta, Tier, Usd};
 use tiermesh_frontdoor::Guard;
 use tiermesh_link::{Admit, NodeTable};
 use tiermesh_router::Dispatcher;
@@ -14,6 +14,8 @@ const DEVICE_AGENT: &str = "http://127.0.0.1:8082";
 pub(crate) struct Rules {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) table: Arc<NodeTable>,
+    /// The most one request may cost here.
+    pub(crate) most: Option<Usd>,
 }
 
 impl Rules {
@@ -28,6 +30,10 @@ impl Rules {
         let policies = self.dispatcher.policies();
         let policy = policies.require(&meta.policy)?;
         meta.privacy = meta.privacy.min(policy.privacy);
+        if let Some(most) = self.most {
+            let asked = meta.max_cost.or(policy.max_cost);
+            meta.max_cost = Some(asked.map_or(most, |asked| asked.min(most)));
+        }
         if meta.privacy.allows(Tier::Cloud) {
             return Ok(());
         }

@@ -180,6 +180,7 @@ const CODES: &[&str] = &[
 ];
 const KEYS: &[&str] = &[
     "allowed",
+    "budget",
     "endpoint",
     "field",
     "model",

@@ -14,7 +14,7 @@ use tiermesh_core::{Account, ErrorClass, InferError, Time, Usd, UserId};
 
 mod refusal;
 
-use refusal::{number, over_the_request, over_the_window};
+use refusal::{left, number, over_the_request, over_the_window};
 
 /// The most accounts a ledger keeps; beyond it, those whose window is over and
 /// who reserve nothing are forgotten, and then nobody new is let in.
@@ -35,7 +35,7 @@ pub struct Window {
 }
 
 /// What binds whom. None binds nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BudgetLimits {
     /// Every user.
     pub user: Option<Window>,
@@ -43,6 +43,23 @@ pub struct BudgetLimits {
     pub key: Option<Window>,
     /// Every tenant.
     pub tenant: Option<Window>,
+    /// Users with a window of their own in place of every user's.
+    pub users: BTreeMap<String, Window>,
+    /// API keys, by name, with a window of their own.
+    pub keys: BTreeMap<String, Window>,
+    /// Tenants with a window of their own.
+    pub tenants: BTreeMap<String, Window>,
+}
+
+impl BudgetLimits {
+    fn of(&self, name: &Name) -> Option<Window> {
+        let (own, name, every) = match name {
+            Name::User { user, .. } => (&self.users, user, self.user),
+            Name::Key(key) => (&self.keys, key, self.key),
+            Name::Tenant(tenant) => (&self.tenants, tenant, self.tenant),
+        };
+        own.get(name).copied().or(every)
+    }
 }
 
 /// Whose money an answer costs.
@@ -71,7 +88,11 @@ struct State {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Name {
-    User(String),
+    /// Two tenants' users of one name are two users.
+    User {
+        tenant: Option<String>,
+        user: String,
+    },
     Key(String),
     Tenant(String),
 }
@@ -80,6 +101,8 @@ enum Name {
 #[derive(Debug, Clone, Copy, Default)]
 struct Spent {
     window: u64,
+    /// When that window is over.
+    over: Time,
     settled: u64,
     reserved: u64,
 }
@@ -171,11 +194,12 @@ impl Ledger {
     #[must_use]
     pub fn of_user(&self, user: &UserId, now: Time) -> (Usd, Usd) {
         let state = self.lock();
-        let name = Name::User(user.to_string());
-        let window = self.limits.user;
+        let name = Name::User {
+            tenant: None,
+            user: user.to_string(),
+        };
         let spent = state.accounts.get(&name).copied().unwrap_or_default();
-        let current = window.is_some_and(|window| spent.window == number(window, now));
-        let settled = if current { spent.settled } else { 0 };
+        let settled = if spent.over > now { spent.settled } else { 0 };
         (Usd::from_nanos(settled), Usd::from_nanos(spent.reserved))
     }
 
@@ -188,13 +212,16 @@ impl Ledger {
     }
 
     fn names(&self, payer: &Payer) -> Vec<(Name, Window)> {
-        let user = Some(Name::User(payer.user.to_string()));
+        let user = Some(Name::User {
+            tenant: payer.account.tenant.clone(),
+            user: payer.user.to_string(),
+        });
         let key = payer.account.key.clone().map(Name::Key);
         let tenant = payer.account.tenant.clone().map(Name::Tenant);
-        let limits = [self.limits.user, self.limits.key, self.limits.tenant];
-        let named = [user, key, tenant].into_iter().zip(limits);
-        named
-            .filter_map(|(name, window)| name.zip(window))
+        let named = [user, key, tenant].into_iter().flatten();
+        let bound = named.map(|name| (self.limits.of(&name), name));
+        bound
+            .filter_map(|(window, name)| Some((name, window?)))
             .collect()
     }
 
@@ -344,12 +371,8 @@ impl State {
         if self.accounts.len() + names.len() <= MAX_ACCOUNTS {
             return Ok(());
         }
-        let windows: Vec<_> = names.iter().map(|(_, window)| *window).collect();
-        self.accounts.retain(|name, spent| {
-            let window = windows.get(name.kind()).or(windows.first());
-            let current = window.is_none_or(|window| spent.window == number(*window, now));
-            spent.reserved > 0 || (current && spent.settled > 0)
-        });
+        self.accounts
+            .retain(|_, spent| spent.reserved > 0 || (spent.over > now && spent.settled > 0));
         if self.accounts.len() + names.len() <= MAX_ACCOUNTS {
             return Ok(());
         }
@@ -366,8 +389,9 @@ impl Spent {
     /// Begins the present window, if it is another.
     fn turn(&mut self, window: Window, now: Time) {
         let present = number(window, now);
-        if self.window != present {
+        if self.window != present || self.over == Time::ZERO {
             (self.window, self.settled) = (present, 0);
+            self.over = now + left(window, now);
         }
     }
 }

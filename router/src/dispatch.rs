@@ -27,9 +27,10 @@ mod recover;
 mod relay;
 mod run;
 mod said;
+mod slow;
 
 pub use allowance::Allowance;
-use allowance::Bucket;
+use allowance::{Bucket, Shares};
 use decided::Decided;
 use lobby::Lobby;
 pub use race::HedgeRule;
@@ -168,6 +169,8 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     retries: Bucket,
     hedges: Bucket,
+    /// The hedges of policies that name a share.
+    shares: Shares,
     ledger: Arc<Ledger>,
     lobby: Lobby,
     options: Options,
@@ -193,7 +196,8 @@ impl Dispatcher {
                 clock: setup.clock,
                 retries: Bucket::new(setup.options.retries),
                 hedges: Bucket::new(setup.options.hedges),
-                ledger: Ledger::new(setup.options.budgets),
+                shares: Shares::default(),
+                ledger: Ledger::new(setup.options.budgets.clone()),
                 lobby: Lobby::default(),
                 options: setup.options,
                 keeps,
@@ -215,6 +219,7 @@ impl Dispatcher {
 
     /// Puts other policies in force. Requests under way keep theirs.
     pub fn set_policies(&self, policies: Policies) {
+        self.shared.shares.keep(|name| policies.get(name).is_some());
         *self
             .shared
             .policies
@@ -265,15 +270,16 @@ impl Shared {
         Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// When requests of a policy are asked of two nodes at once.
-    fn hedge_rule(&self, policy: &Policy) -> HedgeRule {
+    /// When requests of a policy are asked of two nodes at once; none for a
+    /// policy that wants no hedges.
+    fn hedge_rule(&self, policy: &Policy) -> Option<HedgeRule> {
         match &policy.hedge {
-            Some(hedge) if hedge.enabled => HedgeRule {
+            Some(hedge) => hedge.enabled.then(|| HedgeRule {
                 always: true,
                 after: hedge.after,
                 tiers: hedge.tiers.clone(),
-            },
-            _ => self.options.hedge.clone(),
+            }),
+            None => Some(self.options.hedge.clone()),
         }
     }
 

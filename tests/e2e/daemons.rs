@@ -134,6 +134,26 @@ async fn port_in_use_is_named_with_the_key_to_change() {
 }
 
 #[tokio::test]
+async fn a_resume_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let files = Files::new();
+    let config = files.gateway("127.0.0.1:0", "127.0.0.1:0").await;
+    let key = files.write("resume.key", &tiermesh_identity::new_secret());
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&key, open).unwrap();
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    text.push_str(&format!("[resume]\nkey = '{key}'\n"));
+    let config = files.write("gateway.toml", &text);
+    let said = failure(&run(&["cloud-gateway", "--config", &config]).await);
+    assert!(
+        said.contains("resume.key") && said.contains("644"),
+        "{said}"
+    );
+    let secret = std::fs::read_to_string(&key).unwrap();
+    assert!(!said.contains(&secret), "{said}");
+}
+
+#[tokio::test]
 async fn artifact_with_a_flipped_byte_is_refused_by_name() {
     let files = Files::new();
     let artifact = files.path("artifact");

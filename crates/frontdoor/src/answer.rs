@@ -10,8 +10,8 @@ use crate::slots::Slot;
 use futures_core::Stream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tiermesh_core::{ErrorClass, Event, EventStream, InferError, RequestId};
 use tokio::time::{Instant, Sleep};
@@ -37,6 +37,8 @@ struct Work {
     /// The sweep's count when an event was last taken and the
     /// reader has not come back since; 0 while the reader waits for the model.
     unread_since: AtomicU64,
+    /// Whom to wake when others end it. Only answers with a handle keep it.
+    reader: OnceLock<Mutex<Option<Waker>>>,
 }
 
 enum State {
@@ -57,6 +59,7 @@ impl Answer {
             state: Mutex::new(State::Open(stream, slot)),
             deadline: deadline.as_ref().map(|sleep| sleep.deadline()),
             unread_since: AtomicU64::new(sweeper.now()),
+            reader: OnceLock::new(),
         });
         sweeper.watch(&work);
         Self {
@@ -66,6 +69,35 @@ impl Answer {
             request_id,
             seed,
             issuer: None,
+        }
+    }
+
+    /// Lets others end it.
+    pub(crate) fn handle(&self) -> Handle {
+        self.work.reader.get_or_init(Mutex::default);
+        Handle(Arc::downgrade(&self.work))
+    }
+}
+
+/// Ends an answer from elsewhere.
+pub(crate) struct Handle(Weak<Work>);
+
+impl Handle {
+    /// Ends it, and what works for it, now; its reader is told why.
+    pub(crate) fn end(self, why: InferError) {
+        let Some(work) = self.0.upgrade() else { return };
+        let mut state = work.state();
+        if matches!(*state, State::Open(..)) {
+            let open = std::mem::replace(&mut *state, State::Swept(why));
+            drop(state);
+            drop(open);
+            let reader = work.reader.get().map(|reader| {
+                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                reader.take()
+            });
+            if let Some(reader) = reader.flatten() {
+                reader.wake();
+            }
         }
     }
 }
@@ -80,7 +112,18 @@ impl Work {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, InferError>>> {
         let mut state = self.state();
         let event = match &mut *state {
-            State::Open(stream, _) => ready!(stream.as_mut().poll_next(cx)).unwrap_or_else(cut_off),
+            State::Open(stream, _) => {
+                if let Some(reader) = self.reader.get() {
+                    let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                    if !reader
+                        .as_ref()
+                        .is_some_and(|known| known.will_wake(cx.waker()))
+                    {
+                        *reader = Some(cx.waker().clone());
+                    }
+                }
+                ready!(stream.as_mut().poll_next(cx)).unwrap_or_else(cut_off)
+            }
             State::Swept(error) => Err(error.clone()),
             State::Ended => return Poll::Ready(None),
         };

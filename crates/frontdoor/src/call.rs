@@ -1,7 +1,8 @@
 //! What a call's headers say: its deadline, the hops it took, its ticket.
 //! gRPC metadata and HTTP headers are the same thing here.
 
-use crate::Caller;
+use crate::auth::{Holder, holder};
+use crate::{Caller, DoorOptions};
 use http::HeaderMap;
 use std::time::Duration;
 use tiermesh_core::{ErrorClass, FieldError, InferError, NodeId, Via};
@@ -23,6 +24,8 @@ pub(crate) struct Call {
     /// `grpc-timeout`, from the arrival of the headers.
     pub(crate) timeout: Option<Duration>,
     pub(crate) ticket: Option<String>,
+    /// Whose API key it brought, where the door asks for one.
+    pub(crate) holder: Option<Holder>,
     pub(crate) via: Via,
     pub(crate) trace_parent: Option<String>,
     /// The client wants resume tokens.
@@ -30,9 +33,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Reads the headers, and refuses a request that was here before.
-    pub(crate) fn read(headers: &HeaderMap, node: &NodeId) -> Result<Self, InferError> {
-        let via = via(headers)?;
+    /// Reads the headers, and refuses a caller without the key that is asked
+    /// for, and a request that was here before.
+    pub(crate) fn read(headers: &HeaderMap, options: &DoorOptions) -> Result<Self, InferError> {
+        let keys = options.keys.as_deref();
+        let holder = keys.map(|keys| holder(headers, keys)).transpose()?;
+        let (via, node) = (via(headers)?, &options.node);
         if via.contains(node) {
             return Err(InferError::new(
                 ErrorClass::Forbidden,
@@ -46,6 +52,7 @@ impl Call {
                 None => None,
             },
             ticket: text(headers, TICKET).map(ToOwned::to_owned),
+            holder,
             via,
             trace_parent: text(headers, TRACE_PARENT)
                 .filter(|parent| parent.len() == TRACE_PARENT_BYTES)
@@ -144,7 +151,12 @@ mod tests {
 
     #[test]
     fn a_request_that_was_here_before_is_refused() {
-        let here = NodeId::new("gw").unwrap();
+        let here = DoorOptions::new(
+            NodeId::new("gw").unwrap(),
+            tiermesh_core::Tier::Cloud,
+            tiermesh_core::UserId::new("ann").unwrap(),
+            tiermesh_core::PolicyName::new("iot").unwrap(),
+        );
         let error = Call::read(&headers(VIA, "phone, gw"), &here).unwrap_err();
         assert_eq!(error.reason, "LOOP");
         let error = Call::read(&headers(VIA, "a,b,c,d"), &here).unwrap_err();

@@ -3,21 +3,46 @@
 
 use crate::Door;
 use crate::answer::{Answer, Sweeper};
+use crate::auth::Holder;
 use crate::call::Call;
+use crate::replay::{Missed, Replays, after_accepted};
 use crate::resume::{self, Brought, Issuer};
 use crate::slots::Slots;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiermesh_core::{
-    Content, Context, Continuation, Deadline, DecisionSummary, InferError, RawRequest, Request,
-    Sealed,
+    Content, Context, Continuation, Deadline, DecisionSummary, EventStream, InferError, RawRequest,
+    Request, Sealed,
 };
+use tokio::time::Sleep;
+
+/// What there is of an answer already.
+struct Began {
+    /// Which one it is, at the door that began it.
+    stream: u64,
+    /// What the client has not of what was said.
+    missed: Missed,
+    /// Tokens of what will come that the client has, or is told again.
+    known: u64,
+}
+
+impl Began {
+    fn anew() -> Self {
+        Self {
+            stream: fastrand::u64(1..),
+            missed: Missed::default(),
+            known: 0,
+        }
+    }
+}
 
 /// A door with its bounds: what the APIs share.
 pub(crate) struct Entry {
     pub(crate) door: Door,
     pub(crate) slots: Arc<Slots>,
     pub(crate) sweeper: Arc<Sweeper>,
+    pub(crate) replays: Arc<Replays>,
     /// Unix seconds when this door opened.
     pub(crate) opened: u64,
     draining: AtomicBool,
@@ -28,6 +53,7 @@ impl Entry {
         Arc::new(Self {
             slots: Slots::new(door.options.max_streams),
             sweeper: Sweeper::new(door.options.write_timeout, door.options.max_streams),
+            replays: Replays::new(door.options.replay),
             opened: unix_seconds(),
             draining: AtomicBool::new(false),
             door,
@@ -44,7 +70,7 @@ impl Entry {
 
     /// Reads a call's headers.
     pub(crate) fn call(&self, headers: &http::HeaderMap) -> Result<Call, InferError> {
-        Call::read(headers, &self.door.options.node)
+        Call::read(headers, &self.door.options)
     }
 
     /// Starts an answer, or refuses before anything was sent.
@@ -55,40 +81,62 @@ impl Entry {
         call: Call,
     ) -> Result<Answer, InferError> {
         let (request, context) = self.check(raw, seed, &call)?;
-        self.begin(request, context, call, 0).await
+        self.begin(request, context, call, Began::anew()).await
     }
 
     /// Goes on with an answer whose connection was lost.
     pub(crate) async fn resume(
         &self,
         mut raw: RawRequest,
-        brought: Brought,
+        mut brought: Brought,
         mut call: Call,
     ) -> Result<Answer, InferError> {
-        let told = resume::open(self.door.options.resume.as_deref(), &brought.token)?;
+        let mut told = resume::open(self.door.options.resume.as_deref(), &brought.token)?;
         if raw.request_id.is_empty() {
             raw.request_id.clone_from(&told.request_id);
         }
         call.resumable = true;
         let (request, mut context) = self.check(raw, Some(told.seed), &call)?;
-        resume::check(&told, &request)?;
-        let (continuation, known) = resume::continuation(&told, brought, &request)?;
-        context.continuation = continuation;
-        self.begin(request, context, call, known).await
+        resume::check(&told, &request, &context.account)?;
+        resume::fits(&brought, &request)?;
+        let missed = self.replays.missed(told.stream, brought.next_seq);
+        if let Some(missed) = &missed {
+            resume::caught_up(&mut told, &mut brought, missed);
+        }
+        let mut began = Began {
+            // A token from before there were numbers has none.
+            stream: match told.stream {
+                0 => fastrand::u64(1..),
+                stream => stream,
+            },
+            missed: missed.unwrap_or_default(),
+            known: 0,
+        };
+        if began.missed.is_whole {
+            return self.begin(request, context, call, began).await;
+        }
+        if began.missed.kept.is_empty() {
+            began.missed.first = brought.next_seq;
+        }
+        (context.continuation, began.known) = resume::continuation(&told, brought)?;
+        self.begin(request, context, call, began).await
     }
 
-    /// The path from a valid request on. The client has the first `known`
-    /// tokens of what will come.
+    /// The path from a valid request on.
     async fn begin(
         &self,
         mut request: Request,
         context: Context,
         call: Call,
-        known: u64,
+        began: Began,
     ) -> Result<Answer, InferError> {
         let options = &self.door.options;
-        let issuer = options.resume.as_ref().filter(|_| call.resumable);
-        let issuer = issuer.map(|signer| Issuer::new(signer, &self.door.catalog, &request));
+        let signer = options.resume.as_ref().filter(|_| call.resumable);
+        let issuer = signer.map(|signer| {
+            let whose = (&request, &context.account);
+            let terms = (began.stream, options.resume_for);
+            Issuer::new(signer, &self.door.catalog, whose, terms)
+        });
         if let Some(guard) = &self.door.options.guard {
             guard(&mut request.meta, &call.caller())?;
         }
@@ -103,26 +151,54 @@ impl Entry {
             .remaining(self.door.clock.now())
             .map(|left| Box::pin(tokio::time::sleep(left)));
         let (request_id, seed) = (request.meta.request_id.clone(), request.meta.seed);
+        let mut writer = None;
+        let stream = if began.missed.is_whole {
+            began.missed.into_events()
+        } else {
+            let stream = self.open(request, context, &mut deadline).await?;
+            let stream = match began.known {
+                0 => stream,
+                known => resume::leave_out(stream, known),
+            };
+            match &issuer {
+                None => stream,
+                Some(_) => {
+                    let Began {
+                        stream: id, missed, ..
+                    } = began;
+                    let kept = self.replays.keep(id, stream, &missed);
+                    writer = Some(kept.writer());
+                    after_accepted(missed.events, Box::pin(kept))
+                }
+            }
+        };
+        let begun = (stream, slot);
+        let mut answer = Answer::new(begun, deadline, (request_id, seed), &self.sweeper);
+        if let Some(writer) = writer {
+            writer.is(answer.handle());
+        }
+        answer.issuer = issuer.map(Box::new);
+        Ok(answer)
+    }
+
+    async fn open(
+        &self,
+        request: Request,
+        context: Context,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
+    ) -> Result<EventStream, InferError> {
         let opening = self
             .door
             .infer
             .infer(Arc::new(Sealed::new(request)), context);
-        let stream = match &mut deadline {
-            None => opening.await?,
+        match deadline {
+            None => opening.await,
             Some(over) => tokio::select! {
                 biased;
-                opened = opening => opened?,
-                () = over => return Err(InferError::deadline_exceeded()),
+                opened = opening => opened,
+                () = over => Err(InferError::deadline_exceeded()),
             },
-        };
-        let stream = match known {
-            0 => stream,
-            known => resume::leave_out(stream, known),
-        };
-        let begun = (stream, slot);
-        let mut answer = Answer::new(begun, deadline, (request_id, seed), &self.sweeper);
-        answer.issuer = issuer.map(Box::new);
-        Ok(answer)
+        }
     }
 
     /// The decision for a request. Nothing is sent anywhere, so it needs no
@@ -154,8 +230,13 @@ impl Entry {
         if raw.request_id.is_empty() {
             raw.request_id = uuid::Uuid::new_v4().to_string();
         }
+        let holder = call.holder.as_ref();
+        let user = match holder {
+            Some(holder) => holder.user(&raw.user_id)?,
+            None => None,
+        };
         if raw.user_id.is_empty() {
-            raw.user_id = options.default_user.to_string();
+            raw.user_id = user.unwrap_or(&options.default_user).to_string();
         }
         if raw.policy.is_empty() {
             raw.policy = options.default_policy.to_string();
@@ -173,6 +254,7 @@ impl Entry {
         let context = Context {
             deadline,
             continuation: Continuation::default(),
+            account: holder.map(Holder::account).unwrap_or_default(),
             ..Context::default()
         };
         Ok((request, context))

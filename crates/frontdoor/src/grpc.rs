@@ -1,6 +1,7 @@
 //! The gRPC services, mounted as one axum router.
 
 use crate::answer::Answer;
+use crate::call::Call;
 use crate::catalog::Locate;
 use crate::entry::Entry;
 use crate::resume::Brought;
@@ -136,7 +137,8 @@ impl Inference for Service {
         request: Request<v1::LocateRequest>,
     ) -> Result<Response<v1::LocateResponse>, Status> {
         let locate = || {
-            let ask = self.ask(&request.into_inner())?;
+            let (metadata, _, wire) = request.into_parts();
+            let ask = self.ask(&wire, &self.0.call(metadata.as_ref())?)?;
             self.0.door.catalog.locate(&ask)
         };
         let endpoints = locate().map_err(to_status)?;
@@ -147,8 +149,11 @@ impl Inference for Service {
 
     async fn list_models(
         &self,
-        _: Request<v1::ListModelsRequest>,
+        request: Request<v1::ListModelsRequest>,
     ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        self.0
+            .call(request.metadata().as_ref())
+            .map_err(to_status)?;
         let models = self.0.door.catalog.models();
         Ok(Response::new(v1::ListModelsResponse {
             models: models.into_iter().map(Into::into).collect(),
@@ -160,8 +165,11 @@ impl Inference for Service {
 impl Fleet for Service {
     async fn list_nodes(
         &self,
-        _: Request<v1::ListNodesRequest>,
+        request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.0
+            .call(request.metadata().as_ref())
+            .map_err(to_status)?;
         let nodes = self.0.door.catalog.nodes();
         Ok(Response::new(v1::ListNodesResponse {
             nodes: nodes.into_iter().map(Into::into).collect(),
@@ -173,6 +181,7 @@ impl Fleet for Service {
         request: Request<v1::PreloadRequest>,
     ) -> Result<Response<v1::PreloadResponse>, Status> {
         let preload = || {
+            self.0.call(request.metadata().as_ref())?;
             let wire = request.into_inner();
             let bad = |field, value: &str| FieldError::new(field, format!("`{value}`"), NAME);
             let node = NodeId::new(&wire.node).map_err(|e| bad("node", &e.value))?;
@@ -206,13 +215,17 @@ impl Service {
         self.0.infer(RawRequest::try_from(wire)?, seed, call).await
     }
 
-    fn ask(&self, wire: &v1::LocateRequest) -> Result<Locate, FieldError> {
+    fn ask(&self, wire: &v1::LocateRequest, call: &Call) -> Result<Locate, InferError> {
         let bad = |field, value: &str| FieldError::new(field, format!("`{value}`"), NAME);
         let some = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        let holders = match &call.holder {
+            Some(holder) => holder.user(&wire.user_id)?,
+            None => None,
+        };
         Ok(Locate {
             privacy: wire.privacy_level()?,
             user: match some(&wire.user_id) {
-                None => self.0.door.options.default_user.clone(),
+                None => holders.unwrap_or(&self.0.door.options.default_user).clone(),
                 Some(name) => UserId::new(name).map_err(|e| bad("user_id", &e.value))?,
             },
             model: match some(&wire.model).filter(|name| name != "auto") {

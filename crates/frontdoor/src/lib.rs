@@ -7,6 +7,7 @@
 //! and the slot belongs to the stream, whichever API it is read through.
 
 mod answer;
+mod auth;
 mod bedrock;
 mod call;
 mod catalog;
@@ -15,13 +16,16 @@ mod grpc;
 mod http;
 mod listing;
 mod openai;
+mod replay;
 mod resume;
 mod serve;
 mod slots;
 mod status;
 
+pub use auth::{Holder, Keys};
 pub use catalog::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 pub use listing::{models_of, nodes_of, speaker_of};
+pub use replay::ReplayBounds;
 pub use serve::{ServeError, serve};
 
 use std::sync::Arc;
@@ -75,6 +79,13 @@ pub struct DoorOptions {
     /// Signs and checks resume tokens; `None` resumes nothing. With a key of
     /// this process alone, answers go on at this door and nowhere else.
     pub resume: Option<Arc<ResumeSigner>>,
+    /// How long a resume token is good for.
+    pub resume_for: Duration,
+    /// What is kept for clients that come back.
+    pub replay: ReplayBounds,
+    /// The API keys that are asked for; `None` asks for none, and takes whoever
+    /// calls at their word.
+    pub keys: Option<Arc<Keys>>,
     /// Refuses content that may not enter here; `None` lets everything in.
     pub guard: Option<Guard>,
     /// Answers at a time, over all connections and APIs. One more is refused
@@ -108,6 +119,9 @@ impl DoorOptions {
             default_user,
             default_policy,
             resume: Some(Arc::new(ResumeSigner::generate())),
+            resume_for: Duration::from_secs(15 * 60),
+            replay: ReplayBounds::default(),
+            keys: None,
             guard: None,
             max_streams: 256,
             max_connections: 1024,

@@ -153,7 +153,10 @@ fn our_names(mut error: InferError) -> InferError {
     error
 }
 
-async fn models(State(entry): State<Arc<Entry>>) -> Response {
+async fn models(State(entry): State<Arc<Entry>>, headers: HeaderMap) -> Response {
+    if let Err(error) = entry.call(&headers) {
+        return failure(&error);
+    }
     let models = entry.door.catalog.models();
     let data: Vec<Value> = models
         .iter()
@@ -162,7 +165,14 @@ async fn models(State(entry): State<Arc<Entry>>) -> Response {
     Json(json!({ "object": "list", "data": data })).into_response()
 }
 
-async fn model(State(entry): State<Arc<Entry>>, Path(id): Path<String>) -> Response {
+async fn model(
+    State(entry): State<Arc<Entry>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(error) = entry.call(&headers) {
+        return failure(&error);
+    }
     let models = entry.door.catalog.models();
     match models.iter().find(|model| model.offer.id.as_str() == id) {
         Some(model) => Json(model_json(model.offer.id.as_str(), entry.opened)).into_response(),

@@ -8,17 +8,16 @@
 //! may do.
 
 use crate::Catalog;
+use crate::replay::Missed;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tiermesh_core::{
-    Content, Continuation, ErrorClass, Event, EventStream, InferError, ModelDigest, ModelId,
-    NodeId, NumericsId, Request, Speaker,
+    Account, Content, Continuation, ErrorClass, Event, EventStream, InferError, ModelDigest,
+    ModelId, NodeId, NumericsId, Request, SeamKind, Speaker, Token,
 };
 use tiermesh_identity::{ResumeError, ResumeSigner, Resumption, fingerprint};
 
-/// How long a token is good for.
-const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
 /// The most text a client brings back, in bytes.
 const MAX_TEXT_BYTES: usize = 128 * 1024;
 
@@ -38,6 +37,7 @@ pub(crate) struct Brought {
 pub(crate) struct Issuer {
     signer: Arc<ResumeSigner>,
     catalog: Arc<dyn Catalog>,
+    good_for: Duration,
     about: Resumption,
 }
 
@@ -45,13 +45,17 @@ impl Issuer {
     pub(crate) fn new(
         signer: &Arc<ResumeSigner>,
         catalog: &Arc<dyn Catalog>,
-        request: &Request,
+        (request, account): (&Request, &Account),
+        (stream, good_for): (u64, Duration),
     ) -> Self {
         Self {
             signer: Arc::clone(signer),
             catalog: Arc::clone(catalog),
+            good_for,
             about: Resumption {
                 user: request.meta.user_id.to_string(),
+                account: payer(account),
+                stream,
                 request_id: request.meta.request_id.to_string(),
                 request: of_request(request),
                 seed: request.meta.seed,
@@ -70,7 +74,7 @@ impl Issuer {
         self.about.model = Some(model.to_string());
         self.about.digest = speaker.digest.as_ref().map(|id| text(id));
         self.about.numerics_id = speaker.numerics_id.as_ref().map(|id| text(id));
-        self.signer.sign(self.about.clone(), GOOD_FOR)
+        self.signer.sign(self.about.clone(), self.good_for)
     }
 
     /// The token after a seam onto a node; the model is the same there, or
@@ -81,8 +85,15 @@ impl Issuer {
             return self.token(node, &model);
         }
         (self.about.model, self.about.digest, self.about.numerics_id) = (None, None, None);
-        self.signer.sign(self.about.clone(), GOOD_FOR)
+        self.signer.sign(self.about.clone(), self.good_for)
     }
+}
+
+/// Whose answers those of an account are: a tenant's keys are one customer's.
+fn payer(account: &Account) -> Option<String> {
+    let Account { key, tenant } = account;
+    let tenant = tenant.as_ref().map(|tenant| format!("tenant:{tenant}"));
+    tenant.or_else(|| key.as_ref().map(|key| format!("key:{key}")))
 }
 
 /// What the token says, checked.
@@ -111,7 +122,15 @@ pub(crate) fn open(signer: Option<&ResumeSigner>, token: &str) -> Result<Resumpt
 ///
 /// # Errors
 /// `RESUME_REFUSED` for another user's token, or another request.
-pub(crate) fn check(told: &Resumption, request: &Request) -> Result<(), InferError> {
+pub(crate) fn check(
+    told: &Resumption,
+    request: &Request,
+    account: &Account,
+) -> Result<(), InferError> {
+    if told.account != payer(account) {
+        let why = "the resume token is another account's";
+        return Err(refused(ErrorClass::Forbidden, why));
+    }
     if told.user != request.meta.user_id.as_str() {
         let why = "the resume token is another user's";
         return Err(refused(ErrorClass::Forbidden, why));
@@ -123,16 +142,11 @@ pub(crate) fn check(told: &Resumption, request: &Request) -> Result<(), InferErr
     Ok(())
 }
 
-/// What goes on: the continuation, and how many tokens are left out of what
-/// comes.
+/// Whether what was brought can be of this request at all.
 ///
 /// # Errors
 /// `INVALID_FIELD` for numbers that do not fit each other.
-pub(crate) fn continuation(
-    told: &Resumption,
-    brought: Brought,
-    request: &Request,
-) -> Result<(Continuation, u64), InferError> {
+pub(crate) fn fits(brought: &Brought, request: &Request) -> Result<(), InferError> {
     let most = u64::from(request.meta.sampling.max_tokens);
     let wrong = |field: &'static str, what: String| {
         Err(
@@ -140,7 +154,7 @@ pub(crate) fn continuation(
                 .with("field", field),
         )
     };
-    let (next, ids) = (brought.next_seq, brought.emitted_ids);
+    let (next, ids) = (brought.next_seq, &brought.emitted_ids);
     if next > most {
         return wrong(
             "next_seq",
@@ -158,6 +172,50 @@ pub(crate) fn continuation(
             format!("`emitted_text` is over {MAX_TEXT_BYTES} bytes"),
         );
     }
+    Ok(())
+}
+
+/// The answer as its client will have it once it was told what it missed, and
+/// whose it is by then.
+pub(crate) fn caught_up(told: &mut Resumption, brought: &mut Brought, missed: &Missed) {
+    // The client may hold a token from before the last seam.
+    match missed.seam {
+        None | Some(SeamKind::Exact) => {}
+        Some(SeamKind::SameModel) => told.numerics_id = None,
+        Some(SeamKind::Prefill | SeamKind::Restart) => {
+            (told.model, told.digest, told.numerics_id) = (None, None, None);
+        }
+    }
+    let (all, had) = (missed.all(), brought.next_seq);
+    let ids = |tokens: &[&Token]| tokens.iter().map(|t| t.id).collect::<Option<Vec<_>>>();
+    let tail: Vec<_> = missed.tokens().collect();
+    let known = had == 0 || !brought.emitted_ids.is_empty();
+    brought.emitted_ids = match (&all, ids(&tail)) {
+        (Some(all), _) => ids(all).unwrap_or_default(),
+        (None, Some(tail)) if known => [std::mem::take(&mut brought.emitted_ids), tail].concat(),
+        _ => Vec::new(),
+    };
+    brought.text = match all {
+        Some(all) => all.iter().map(|token| &*token.text).collect(),
+        None if had == 0 || !brought.text.is_empty() => {
+            let tail = tail.iter().map(|token| &*token.text);
+            std::mem::take(&mut brought.text) + &tail.collect::<String>()
+        }
+        None => String::new(),
+    };
+    brought.next_seq = missed.next;
+}
+
+/// What goes on: the continuation, and how many tokens are left out of what
+/// comes.
+///
+/// # Errors
+/// `RESUME_REFUSED` where nobody could go on from what was brought.
+pub(crate) fn continuation(
+    told: &Resumption,
+    brought: Brought,
+) -> Result<(Continuation, u64), InferError> {
+    let (next, ids) = (brought.next_seq, brought.emitted_ids);
     let id = |text: &Option<String>| text.clone().unwrap_or_default();
     let speaker = Speaker {
         model: ModelId::new(id(&told.model)).ok(),

@@ -71,7 +71,10 @@ pub async fn serve(
             biased;
             () = &mut shutdown => break,
             Some(_) = server.connections.join_next() => {}
-            _ = sweep.tick() => entry.sweeper.sweep(),
+            _ = sweep.tick() => {
+                entry.sweeper.sweep();
+                entry.replays.sweep();
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => server.start(stream),
                 Err(error) => {

@@ -89,6 +89,9 @@ fn metadata<'a>(error: &'a InferError, name: &str) -> Option<&'a str> {
 /// The headers an HTTP failure carries: when to try again, where to go.
 pub(crate) fn http_headers(error: &InferError) -> HeaderMap {
     let mut headers = HeaderMap::new();
+    if error.class == ErrorClass::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if let Some(after) = error.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
     }

@@ -24,6 +24,12 @@ const DOMAIN: &[u8] = b"tiermesh resume token 1\0";
 pub struct Resumption {
     /// Whose answer it is.
     pub user: String,
+    /// Who pays for it: a tenant, or an API key without one.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// The answer, at the door that gave it first.
+    #[serde(default)]
+    pub stream: u64,
     /// The request, as the client named it.
     pub request_id: String,
     /// [`fingerprint`] of everything the answer depends on.
@@ -155,6 +161,8 @@ mod tests {
     fn resumption() -> Resumption {
         Resumption {
             user: "ann".into(),
+            account: None,
+            stream: 3,
             request_id: "r-1".into(),
             request: fingerprint([b"a".as_slice(), b"title"]),
             seed: 7,

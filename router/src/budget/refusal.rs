@@ -5,19 +5,21 @@ use std::time::Duration;
 use tiermesh_core::{ErrorClass, InferError, Time, Usd};
 
 impl Name {
-    pub(super) const fn kind(&self) -> usize {
+    /// Whose budget it is, for people.
+    fn whose(&self) -> String {
         match self {
-            Self::User(_) => 0,
-            Self::Key(_) => 1,
-            Self::Tenant(_) => 2,
+            Self::User { user, .. } => format!("the user `{user}`'s"),
+            Self::Key(key) => format!("the API key `{key}`'s"),
+            Self::Tenant(tenant) => format!("the tenant `{tenant}`'s"),
         }
     }
 
-    pub(super) const fn what(&self) -> &'static str {
+    /// And for programs.
+    fn code(&self) -> String {
         match self {
-            Self::User(_) => "user",
-            Self::Key(_) => "API key",
-            Self::Tenant(_) => "tenant",
+            Self::User { user, .. } => format!("user:{user}"),
+            Self::Key(key) => format!("key:{key}"),
+            Self::Tenant(tenant) => format!("tenant:{tenant}"),
         }
     }
 }
@@ -30,23 +32,28 @@ pub(super) fn number(window: Window, now: Time) -> u64 {
     now.as_us() / per
 }
 
-pub(super) fn over_the_window(name: &Name, window: Window, now: Time) -> InferError {
+/// The time until the next window.
+pub(super) fn left(window: Window, now: Time) -> Duration {
     let per = u64::try_from(window.per.as_micros())
         .unwrap_or(u64::MAX)
         .max(1);
-    let left = Duration::from_micros(per - now.as_us() % per);
-    let what = name.what();
+    Duration::from_micros(per - now.as_us() % per)
+}
+
+pub(super) fn over_the_window(name: &Name, window: Window, now: Time) -> InferError {
+    let whose = name.whose();
     InferError::new(
         ErrorClass::Exhausted,
         "BUDGET_EXHAUSTED",
         format!(
-            "the {what}'s budget of {} in {} s is used up or reserved",
+            "{whose} budget of {} in {} s is used up or reserved",
             window.most,
             window.per.as_secs()
         ),
     )
     .with("removed_by", "over_budget")
-    .retry_after(left)
+    .with("budget", name.code())
+    .retry_after(left(window, now))
 }
 
 pub(super) fn over_the_request(next: Usd, most: Usd) -> InferError {

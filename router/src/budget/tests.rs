@@ -74,6 +74,46 @@ fn a_tenants_window_binds_all_its_users_and_keys() {
 }
 
 #[test]
+fn each_budget_is_its_owners_and_its_own_goes_before_everybodys() {
+    let per = |most| Window {
+        most: nanos(most),
+        per: Duration::from_secs(60),
+    };
+    let ledger = Ledger::new(BudgetLimits {
+        user: Some(per(100)),
+        users: BTreeMap::from([("ann".to_owned(), per(10))]),
+        keys: BTreeMap::from([("web".to_owned(), per(50))]),
+        tenants: BTreeMap::from([("acme".to_owned(), per(70))]),
+        ..BudgetLimits::default()
+    });
+    let of = |user: &str, key: &str, tenant: &str| Payer {
+        account: Account {
+            tenant: Some(tenant.into()),
+            key: Some(key.into()),
+        },
+        ..payer(user)
+    };
+    let refused = |payer: &Payer, first| {
+        let error = ledger.reserve(payer, nanos(first), None, at(1_000));
+        let error = error.unwrap_err();
+        assert_eq!(error.retry_after, Some(Duration::from_secs(59)));
+        let budget = error.metadata.iter().find(|(key, _)| *key == "budget");
+        (budget.unwrap().1.clone(), error.message)
+    };
+    let (budget, message) = refused(&of("ann", "app", "other"), 11);
+    assert_eq!(budget, "user:ann");
+    assert!(message.contains("the user `ann`'s budget of"), "{message}");
+    assert_eq!(refused(&of("bob", "app", "other"), 101).0, "user:bob");
+    assert_eq!(refused(&of("bob", "web", "other"), 51).0, "key:web");
+    assert_eq!(refused(&of("bob", "app", "acme"), 71).0, "tenant:acme");
+    // A key and a tenant without a window of their own have none.
+    let held = ledger.reserve(&of("bob", "app", "other"), nanos(100), None, at(0));
+    // And the bob of another tenant is another bob.
+    let other = ledger.reserve(&of("bob", "app", "third"), nanos(100), None, at(0));
+    assert!(held.is_ok() && other.is_ok());
+}
+
+#[test]
 fn one_request_never_costs_more_than_it_may() {
     let ledger = Ledger::new(BudgetLimits::default());
     let most = Some(nanos(100));

@@ -1,9 +1,10 @@
 //! Allowances: what is done beyond the traffic itself (retries, hedges) is a
 //! share of it, plus a floor for when there is little.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tiermesh_core::Time;
+use tiermesh_core::{PolicyName, Time};
 
 /// For how long of the floor an allowance saves up.
 const SAVED: Duration = Duration::from_secs(10);
@@ -70,6 +71,55 @@ impl Bucket {
     }
 }
 
+/// Each policy's hedges: never more than its share of its requests. What is
+/// not used is saved up for [`SAVED_HEDGES`] of them at most.
+#[derive(Debug, Default)]
+pub(crate) struct Shares(Mutex<BTreeMap<PolicyName, u64>>);
+
+/// Hedges that a policy saves up.
+const SAVED_HEDGES: u64 = 16;
+
+impl Shares {
+    /// A request of a policy came that hedges this share of them, 0 to 1.
+    pub(crate) fn earn(&self, policy: &PolicyName, share: f64) {
+        // A share is between 0 and 1: no precision is lost that counts.
+        let earned = (share.clamp(0.0, 1.0) * ONE as f64).round() as u64;
+        self.change(policy, |held| {
+            *held = (*held + earned).min(SAVED_HEDGES * ONE);
+        });
+    }
+
+    /// Takes one hedge, where the policy has it.
+    pub(crate) fn take(&self, policy: &PolicyName) -> bool {
+        self.change(policy, |held| {
+            let enough = *held >= ONE;
+            *held -= if enough { ONE } else { 0 };
+            enough
+        })
+    }
+
+    /// It was not used after all.
+    pub(crate) fn give_back(&self, policy: &PolicyName) {
+        self.change(policy, |held| {
+            *held = (*held + ONE).min(SAVED_HEDGES * ONE);
+        });
+    }
+
+    /// Forgets policies that are no more. Those there are are bounded.
+    pub(crate) fn keep(&self, is_known: impl Fn(&PolicyName) -> bool) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|policy, _| is_known(policy));
+    }
+
+    fn change<T>(&self, policy: &PolicyName, by: impl FnOnce(&mut u64) -> T) -> T {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.get_mut(policy) {
+            Some(held) => by(held),
+            None => by(held.entry(policy.clone()).or_default()),
+        }
+    }
+}
+
 /// The `position`-th lot of a seed (splitmix64): jitter without a global
 /// source of randomness.
 pub(crate) const fn lot(seed: u64, position: u64) -> u64 {
@@ -124,6 +174,29 @@ mod tests {
         let now = at(3_600_000);
         let taken = (0..1_000).filter(|_| bucket.take(now).is_ok()).count();
         assert_eq!(taken, 30);
+    }
+
+    #[test]
+    fn a_share_is_never_passed_and_a_quiet_hour_saves_up_little() {
+        let (shares, rare) = (Shares::default(), PolicyName::new("rare").unwrap());
+        let mut taken = 0;
+        for n in 1..=1_000_u32 {
+            shares.earn(&rare, 0.125);
+            taken += u32::from(shares.take(&rare));
+            assert!(f64::from(taken) <= f64::from(n) * 0.125);
+        }
+        assert_eq!(taken, 125);
+        for _ in 0..10_000 {
+            shares.earn(&rare, 0.5);
+        }
+        let saved = (0..100).filter(|_| shares.take(&rare)).count();
+        assert_eq!(saved as u64, SAVED_HEDGES);
+        let never = PolicyName::new("never").unwrap();
+        shares.earn(&never, 0.0);
+        assert!(!shares.take(&never));
+        shares.earn(&rare, 1.0);
+        shares.keep(|policy| *policy != rare);
+        assert!(!shares.take(&rare));
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Search<'_> {
         })
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.shared.fleet.snapshot();
         let now = self.shared.clock.now();
         self.shared.breakers.merge(&mut snapshot, now);
@@ -165,7 +165,7 @@ impl Search<'_> {
     }
 
     /// Whether `kind` is the candidate's best, or weaker than its best.
-    fn fits(&self, candidate: &CandidateState, kind: SeamKind) -> bool {
+    pub(super) fn fits(&self, candidate: &CandidateState, kind: SeamKind) -> bool {
         let best = self.said.best_kind(self.meta, candidate);
         best as u8 <= kind as u8
     }

@@ -45,7 +45,9 @@ pub(crate) enum Hedge {
 
 impl Hedge {
     pub(crate) fn of(shared: &Shared, decided: &Decided) -> Self {
-        let rule = shared.hedge_rule(&decided.policy);
+        let Some(rule) = shared.hedge_rule(&decided.policy) else {
+            return Self::No;
+        };
         let fresh = decided.context.continuation.is_empty();
         let second = hedge_position(decided, &rule).filter(|_| fresh);
         let second = second.and_then(|position| decided.choice(position));
@@ -103,15 +105,23 @@ impl Run {
     /// The first choice had its time: another is asked beside it.
     pub(super) fn open_hedge(&mut self) {
         let waits = !self.has_spoken() && self.rival.is_none() && self.next_position == 1;
-        let rule = self.shared.hedge_rule(&self.first.policy);
-        let Some(position) = hedge_position(&self.first, &rule).filter(|_| waits) else {
+        let policy = &self.first.policy;
+        let rule = self.shared.hedge_rule(policy).filter(|_| waits);
+        let Some(position) = rule.and_then(|rule| hedge_position(&self.first, &rule)) else {
             return;
         };
+        let (name, bounded) = (policy.name.clone(), policy.hedge.is_some());
+        if bounded && !self.shared.shares.take(&name) {
+            return;
+        }
         self.open_rival(&Place {
             decided: Arc::clone(&self.first),
             position,
             kind: None,
         });
+        if bounded && self.rival.is_none() {
+            self.shared.shares.give_back(&name);
+        }
     }
 
     /// The current node is quiet, or too slow for its deadline: another is
@@ -142,28 +152,6 @@ impl Run {
         match self.ask(place) {
             Ok(rival) => self.rival = Some(rival),
             Err(failed) => self.note(place, &failed),
-        }
-    }
-
-    /// A stream that would not end before its deadline is rescued like one
-    /// that stands still. Looked at now and then.
-    pub(super) fn watch_the_deadline(&mut self) {
-        const EVERY: u64 = 32;
-        let Some(current) = self
-            .current
-            .as_ref()
-            .filter(|c| c.said() % EVERY == EVERY - 1)
-        else {
-            return;
-        };
-        let Some(total) = self.first.context.deadline.total else {
-            return;
-        };
-        let most = u64::from(self.request.meta().sampling.max_tokens);
-        let more = u32::try_from(most.saturating_sub(self.said.tokens())).unwrap_or(u32::MAX);
-        let needed = current.pace().saturating_mul(more);
-        if self.shared.clock.now() + needed > total {
-            self.open_rescue();
         }
     }
 
@@ -226,7 +214,7 @@ impl Run {
             } else {
                 Outcome::Neutral
             };
-            self.cancelled(slower, outcome);
+            self.cancelled(slower, outcome, "OUTRUN");
         }
         self.promote();
     }
@@ -257,7 +245,7 @@ impl Run {
 
     pub(super) fn drop_rival(&mut self) {
         if let Some(rival) = self.rival.take() {
-            self.cancelled(rival, Outcome::Neutral);
+            self.cancelled(rival, Outcome::Neutral, "OUTRUN");
         }
     }
 }

@@ -175,10 +175,10 @@ impl Run {
         }
     }
 
-    /// An attempt that lost a race.
-    pub(super) fn cancelled(&mut self, attempt: Attempt, outcome: Outcome) {
+    /// An attempt that lost a race, or was too slow.
+    pub(super) fn cancelled(&mut self, attempt: Attempt, outcome: Outcome, why: &str) {
         self.book(&attempt);
-        let line = relay::attempt(attempt.asked(), AttemptOutcome::Cancelled, Some("OUTRUN"));
+        let line = relay::attempt(attempt.asked(), AttemptOutcome::Cancelled, Some(why));
         self.remember(line);
         attempt.settle(&self.shared, outcome);
     }

@@ -88,6 +88,9 @@ impl Run {
         };
         shared.retries.earn();
         shared.hedges.earn();
+        if let Some(hedge) = &decided.policy.hedge {
+            shared.shares.earn(&decided.policy.name, hedge.max_share);
+        }
         let now = shared.clock.now();
         let mut run = Self {
             booking: bill::open(&shared, request.meta(), &decided, now)?,
@@ -359,7 +362,7 @@ impl Run {
     fn finish(&mut self, done: Done) -> Done {
         let now = self.shared.clock.now();
         if let Some(rival) = self.rival.take() {
-            self.cancelled(rival, Outcome::Neutral);
+            self.cancelled(rival, Outcome::Neutral, "OUTRUN");
         }
         let mut attempt = self.current.take().expect("it just ended");
         let arrived = self.first.at;

@@ -9,3 +9,4 @@ mod leaks;
 mod learning;
 mod limits;
 mod money;
+mod slow;

@@ -66,6 +66,10 @@ pub struct MeshSpec {
     pub environment: Vec<(String, String)>,
     /// Where the gateway records its decisions; nowhere when absent.
     pub decisions: Option<PathBuf>,
+    /// More of the gateway's configuration: tables, behind everything else.
+    pub gateway_tables: String,
+    /// The API key that the mesh asks its gateway with, where that wants one.
+    pub api_key: Option<String>,
 }
 
 impl MeshSpec {
@@ -89,6 +93,8 @@ impl MeshSpec {
             breaker_open_ms: None,
             environment: Vec::new(),
             decisions: None,
+            gateway_tables: String::new(),
+            api_key: None,
         }
     }
 }
@@ -203,7 +209,12 @@ impl Mesh {
     /// When the gateway does not answer.
     pub async fn nodes(&self) -> anyhow::Result<Vec<v1::Node>> {
         let mut fleet = FleetClient::connect(self.gateway.endpoint().to_owned()).await?;
-        let listed = fleet.list_nodes(v1::ListNodesRequest {}).await?;
+        let mut request = tonic::Request::new(v1::ListNodesRequest {});
+        if let Some(key) = &self.spec.api_key {
+            let value = format!("Bearer {key}").parse()?;
+            request.metadata_mut().insert("authorization", value);
+        }
+        let listed = fleet.list_nodes(request).await?;
         Ok(listed.into_inner().nodes)
     }
 
@@ -354,7 +365,7 @@ impl Starter<'_> {
             api_port,
             link_port,
         };
-        let config = config::gateway(GATEWAY, &place);
+        let config = config::gateway(GATEWAY, &place) + "\n" + &self.spec.gateway_tables;
         self.daemon("cloud-gateway", GATEWAY, config).await
     }
 

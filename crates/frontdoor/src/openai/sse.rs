@@ -1,6 +1,6 @@
 //! An answer as server-sent events.
 
-use super::reply::{Head, body, finish, logprob, usage};
+use super::reply::{Head, RESUME, body, finish, logprob, usage};
 use super::{Opened, no_chat};
 use crate::answer::Answer;
 use crate::status::log;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context as Poller, Poll};
-use tiermesh_core::{Done, ErrorClass, Event, InferError, SeamKind, Token};
+use tiermesh_core::{Done, ErrorClass, Event, InferError, Seam, SeamKind, Token};
 
 /// Events that are ready together leave together, up to about this many bytes.
 const FRAME_BYTES: usize = 16 * 1024;
@@ -58,6 +58,19 @@ impl Chunks {
         }
     }
 
+    /// After a seam the token in the headers may no longer say who speaks. A
+    /// comment tells the new one: other clients do not see it.
+    fn tell_token(&mut self, seam: &Seam) {
+        let same = matches!(seam.kind, SeamKind::Exact | SeamKind::SameModel);
+        let issuer = self.answer.issuer.as_mut();
+        let told = issuer.filter(|_| self.lines.numbered && seam.kind != SeamKind::Exact);
+        if let Some(issuer) = told {
+            let token = issuer.after_seam(&seam.to, same);
+            let line = format!(": {RESUME}: {token}\n\n");
+            self.lines.buffer.put_slice(line.as_bytes());
+        }
+    }
+
     fn write(&mut self, event: Result<Event, InferError>) {
         let refused = match event {
             Ok(Event::Tokens { first_seq, items }) => {
@@ -75,7 +88,8 @@ impl Chunks {
                     "the answer starts over, which this API cannot say: ask again",
                 )
             }
-            Ok(Event::Accepted(_) | Event::Seam(_)) => return,
+            Ok(Event::Seam(seam)) => return self.tell_token(&seam),
+            Ok(Event::Accepted(_)) => return,
             Ok(Event::Result(_)) => no_chat(),
             Err(error) => error,
         };

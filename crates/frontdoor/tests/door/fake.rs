@@ -84,6 +84,7 @@ impl Drop for Live {
 
 impl Infer for Fake {
     fn infer(&self, request: Arc<Sealed<Request>>, context: Context) -> InferFuture<'_> {
+        let from = context.continuation.said();
         let seen = (request.meta().clone(), context);
         self.seen.lock().unwrap().push(seen);
         let script = self.script.clone();
@@ -93,7 +94,7 @@ impl Infer for Fake {
         Box::pin(async move {
             match script.refuse.clone() {
                 Some(refusal) => Err(refusal),
-                None => Ok(events(script, live, scored)),
+                None => Ok(events(script, live, scored, from)),
             }
         })
     }
@@ -123,12 +124,14 @@ fn token(script: &Script, at: usize, scored: Option<u8>) -> Token {
     }
 }
 
-fn events(script: Script, live: Live, scored: Option<u8>) -> EventStream {
+/// Goes on behind the first `from` words.
+fn events(script: Script, live: Live, scored: Option<u8>, from: u64) -> EventStream {
     let state = (0_usize, script, live);
+    let from = usize::try_from(from).unwrap();
     Box::pin(stream::unfold(
         state,
         move |(at, script, live)| async move {
-            let words = script.words.len();
+            let words = script.words.len().saturating_sub(from);
             let event = if at == 0 {
                 Ok(Event::Accepted(Box::new(decision())))
             } else if at <= words {
@@ -136,12 +139,12 @@ fn events(script: Script, live: Live, scored: Option<u8>) -> EventStream {
                     tokio::time::sleep(script.gap).await;
                 }
                 Ok(Event::Tokens {
-                    first_seq: at as u64 - 1,
-                    items: vec![token(&script, at - 1, scored)],
+                    first_seq: (from + at) as u64 - 1,
+                    items: vec![token(&script, from + at - 1, scored)],
                 })
             } else if at == words + 1 {
                 match script.end.clone() {
-                    End::Done => Ok(Event::Done(Box::new(done(words as u64)))),
+                    End::Done => Ok(Event::Done(Box::new(done((from + words) as u64)))),
                     End::Fail(error) => Err(error),
                     End::Hang => std::future::pending().await,
                     End::CutOff => return None,

@@ -107,6 +107,56 @@ async fn hedges_are_a_bounded_share_of_the_traffic() {
     assert!((8..=10).contains(&world.node("phone").called()));
 }
 
+const SHARED: &str = r#"
+[policy.site]
+description = "edge first, an eighth asked twice"
+deadline = "steer"
+weights = { latency = 1, cost = 1, quality = 1, load = 1, energy = 0, preference = 9 }
+preference = { DEVICE = 10, MEC = 90, CLOUD = 1 }
+hedge = { tiers = ["DEVICE"], max_share = 0.125, after_ms = 10 }
+
+[policy.never]
+description = "edge first, and nobody beside it"
+deadline = "steer"
+weights = { latency = 1, cost = 1, quality = 1, load = 1, energy = 0, preference = 9 }
+preference = { DEVICE = 10, MEC = 90, CLOUD = 1 }
+hedge = { enabled = false, tiers = ["DEVICE"], max_share = 1.0 }
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_policys_hedges_are_a_share_of_its_own_requests() {
+    let world = hedged(Options {
+        hedges: Allowance {
+            share_percent: 100,
+            floor_per_s: 1_000,
+        },
+        ..Options::default()
+    });
+    let policies = world.dispatcher.policies();
+    world
+        .dispatcher
+        .set_policies(policies.extended(SHARED).unwrap());
+    world.node("edge").script(slow(100 * MS));
+    let mut hedges = 0;
+    for n in 1..=80 {
+        let events = world.all("site").await;
+        let done = outline(&events).2.unwrap().clone();
+        hedges = world.node("phone").called();
+        assert!(hedges * 8 <= n, "{hedges} of {n}");
+        // The phone was first, and what the edge would have said is booked.
+        let lost = |a: &&tiermesh_core::Attempt| a.outcome == AttemptOutcome::Cancelled;
+        assert_eq!(
+            done.attempts.iter().filter(lost).count(),
+            done.attempts.len() - 1
+        );
+        assert_eq!(world.node("edge").open.load(Ordering::SeqCst), 0);
+        // Another policy's requests earn it nothing.
+        assert!(outline(&world.all("never").await).2.is_ok());
+        assert_eq!(world.node("phone").called(), hedges, "it wants none");
+    }
+    assert_eq!(hedges, 10);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clients_deadline_that_the_first_would_miss_is_hedged_without_a_rule() {
     for (asked_ms, hedges) in [(None, 0), (Some(500), 0), (Some(60), 1)] {

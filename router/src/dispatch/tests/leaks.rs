@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, Context, Continuity, ErrorClass, NodeId, Privacy, Tier, Usd,
-    UserId, privacy,
+    BreakerState, CandidateState, Context, Continuation, Continuity, Deadline, ErrorClass,
+    ModelDigest, NodeId, NumericsId, Privacy, Speaker, Tier, Usd, UserId, privacy,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -30,10 +30,32 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Fail(ErrorClass::Internal)),
         2 => Just(Step::Fail(ErrorClass::Unavailable)),
         2 => (1..900_u64).prop_map(|ms| Step::Wait(Duration::from_millis(ms))),
-        6 => (1..24_u64, 1..60_u64).prop_map(|(n, ms)| Step::Say(n, MS * ms as u32)),
+        6 => (1..80_u64, 1..60_u64).prop_map(|(n, ms)| Step::Say(n, MS * ms as u32)),
+        // Too slow for the deadlines below.
+        3 => (40..60_u64).prop_map(|ms| Step::Say(80, Duration::from_millis(ms))),
         1 => (0..20_u64).prop_map(|seq| Step::Tokens(seq, 1)),
         3 => Just(Step::End),
     ]
+}
+
+/// What a client brings that lost its connection: ids or only text, of a
+/// model that somebody here may have, and be pinned to.
+fn resume() -> impl Strategy<Value = Continuation> {
+    (0..40_u64, any::<bool>(), 0..3_usize, 0..3_usize).prop_map(|(has, ids, digest, numerics)| {
+        let digest = ["ab", "cd"].get(digest).map(|d| d.repeat(32));
+        let numerics = ["x", "y"].get(numerics);
+        let said = |n| format!("t{n} ");
+        Continuation {
+            tokens: has,
+            emitted_ids: (0..has).filter(|_| ids).map(|n| n as u32).collect(),
+            text: (0..has).map(said).collect(),
+            speaker: Some(Speaker {
+                model: None,
+                digest: digest.map(|d| ModelDigest::new(d).unwrap()),
+                numerics_id: numerics.map(|n| NumericsId::new(n).unwrap()),
+            }),
+        }
+    })
 }
 
 /// Nodes of every tier, of two owners, of two models computed in two ways.
@@ -134,6 +156,8 @@ proptest! {
         privacy_level in 0..3_usize,
         least in 0..5_usize,
         policy in prop_oneof![Just("automotive"), Just("healthcare"), Just("iot"), Just("batch")],
+        total_ms in proptest::option::of(1_000..4_000_u64),
+        resumes in proptest::collection::vec(proptest::option::of(resume()), 4),
     ) {
         runtime().block_on(async {
             let (world, candidates) = world(&nodes);
@@ -146,16 +170,25 @@ proptest! {
                     Continuity::Restart,
                     Continuity::Fail,
                 ][least]);
-                r.max_tokens = Some(24);
+                r.max_tokens = Some(80);
+                r.total_ms = total_ms;
             });
             let mut meta = asked.meta().clone();
             let policies = tiermesh_decision::Policies::builtin();
             meta.privacy = meta.privacy.min(policies.get(&meta.policy).unwrap().privacy);
-            for _ in 0..4 {
-                if let Ok(stream) = world.ask(asked.clone(), Context::default()).await {
+            for resumed in resumes {
+                let deadline = total_ms.map(|ms| world.time() + Duration::from_millis(ms));
+                let continuation = resumed.unwrap_or_default();
+                let has = continuation.said();
+                let context = Context {
+                    deadline: Deadline { first_token: None, total: deadline },
+                    continuation,
+                    ..Context::default()
+                };
+                if let Ok(stream) = world.ask(asked.clone(), context).await {
                     let within = Duration::from_secs(900);
                     let events = tokio::time::timeout(within, stream.collect::<Vec<_>>()).await;
-                    in_order(&events.expect("every stream ends"));
+                    in_order(&events.expect("every stream ends"), has);
                 }
             }
             for c in &candidates {
@@ -167,9 +200,9 @@ proptest! {
 }
 
 /// Numbers without a gap or a repetition, seams where they belong, one end.
-fn in_order(events: &[Result<tiermesh_core::Event, tiermesh_core::InferError>]) {
+fn in_order(events: &[Result<tiermesh_core::Event, tiermesh_core::InferError>], has: u64) {
     use tiermesh_core::Event;
-    let (mut next, mut ended) = (0, false);
+    let (mut next, mut ended) = (has, false);
     for event in events {
         assert!(!ended, "something came after the end");
         match event {
@@ -179,7 +212,7 @@ fn in_order(events: &[Result<tiermesh_core::Event, tiermesh_core::InferError>]) 
             }
             Ok(Event::Seam(seam)) => assert_eq!(seam.seq, next),
             Ok(Event::Done(_)) | Err(_) => ended = true,
-            Ok(Event::Accepted(_)) => assert_eq!(next, 0, "where it is is told before it speaks"),
+            Ok(Event::Accepted(_)) => assert_eq!(next, has, "where it is is told before it speaks"),
             Ok(Event::Result(_)) => {}
         }
     }

@@ -1,7 +1,7 @@
 //! What answers cost, and who is stopped by it.
 
 use super::fakes::{Step, World, candidate, computing, outline, request};
-use crate::{BudgetLimits, Options, Window};
+use crate::{BudgetLimits, HedgeRule, Options, Window};
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,4 +122,48 @@ async fn a_request_that_cannot_be_paid_is_refused_before_anybody_is_asked() {
         (ErrorClass::Exhausted, "BUDGET_EXHAUSTED")
     );
     assert_eq!(world.node("edge").called(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_hedges_loser_read_is_booked_in_the_same_entry() {
+    let options = Options {
+        budgets: BudgetLimits {
+            user: Some(Window {
+                most: Usd::from_dollars(1.0).unwrap(),
+                per: Duration::from_secs(3_600),
+            }),
+            ..BudgetLimits::default()
+        },
+        hedge: HedgeRule {
+            always: true,
+            after: Some(10 * FEW),
+            tiers: Vec::new(),
+        },
+        ..Options::default()
+    };
+    let mut costs = Vec::new();
+    for first_token in [FEW, 100 * FEW] {
+        let nodes = vec![
+            priced(candidate(Tier::Mec, "edge")),
+            candidate(Tier::Cloud, "cloud"),
+        ];
+        let world = World::patient(Tier::Mec, nodes, options.clone());
+        let says = vec![Step::Wait(first_token), Step::Say(100, FEW), Step::End];
+        world.node("edge").script(says);
+        world.node("cloud").script(vec![Step::Hang]);
+        let asked = request("iot", |r| r.max_tokens = Some(100));
+        let prompt = u64::from(asked.meta().estimated_prompt_tokens());
+        let stream = world.ask(asked, Context::default()).await.unwrap();
+        let events: Vec<_> = stream.collect().await;
+        let done = outline(&events).2.unwrap();
+        let now = world.time();
+        let ann = UserId::new("ann").unwrap();
+        let (settled, reserved) = world.dispatcher.ledger().of_user(&ann, now);
+        assert_eq!((settled, reserved), (done.cost, Usd::ZERO));
+        assert_eq!(world.dispatcher.ledger().open(), 0);
+        let hedged = world.node("cloud").called() as u64;
+        // The provider bills what it read, at three dollars a million.
+        costs.push((hedged, done.cost.as_nanos() - hedged * prompt * 3_000));
+    }
+    assert_eq!(costs, [(0, 100_000), (1, 100_000)]);
 }
