@@ -12,7 +12,7 @@ use clap::Parser as _;
 use cli::{Flags, Report, say};
 use serde_json::{Map, Value, json};
 use setup::House;
-use stats::{quantile, round};
+use stats::{median, quantile, range, round};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streams::Held;
@@ -80,11 +80,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             ("node_stopped", &all.stopped),
             ("credits_back", &all.credits),
         ] {
-            let (p50, p99) = (quantile(samples, 0.5), quantile(samples, 0.99));
+            let (p50, p99) = (median(samples), quantile(samples, 0.99));
             line.push_str(&format!("   {:>8} /{:>8}", round(p50), round(p99)));
             ours.insert(format!("{name}_p50_ms_at_{clients}"), json!(round(p50)));
             ours.insert(format!("{name}_p99_ms_at_{clients}"), json!(round(p99)));
-            let (least, most) = stats::range(samples);
+            let (least, most) = range(samples);
             let ends = json!({"min": round(least), "max": round(most)});
             spread.insert(format!("{name}_ms_at_{clients}"), ends);
         }

@@ -76,7 +76,7 @@ async fn a_dropped_event_stream_goes_on_behind_its_last_event() {
         for (token, body, status) in [
             (token, body(|b| b["user"] = json!("eve")), 403),
             (token, body(|b| b["max_tokens"] = json!(TOKENS + 1)), 400),
-            (&*altered, body(|_| {}), 400),
+            (&*altered, body(|_| {}), 403),
             ("", body(|_| {}), 400),
         ] {
             let refused = back(gateway, token, &last, &body).await;
