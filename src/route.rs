@@ -18,7 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show the decision for a request without running it.
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Make a log's decisions again under other policies, and show what changes.
     Replay(replay::Args),
 }
