@@ -8,49 +8,20 @@ use clap::Parser as _;
 use cli::{Flags, Report, say};
 use serde_json::{Map, Value, json};
 use stats::{median, range, round};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use world::World;
 
 #[path = "common/cli.rs"]
 mod cli;
+#[path = "common/counting.rs"]
+mod counting;
 #[path = "common/stats.rs"]
 mod stats;
 #[path = "common/world.rs"]
 mod world;
 
 const SIZES: [usize; 4] = [8, 100, 1_000, 10_000];
-
-/// The system's allocator, counted.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
 
 #[derive(Debug, clap::Parser)]
 struct Arguments {
@@ -162,9 +133,9 @@ fn time(effort: &Effort, mut call: impl FnMut(u64)) -> Timed {
 
 /// Allocations a call, on average over a thousand.
 fn allocations(mut call: impl FnMut(u64)) -> f64 {
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = counting::allocations();
     for seed in 0..1_000 {
         call(seed);
     }
-    (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / 1e3
+    (counting::allocations() - before) as f64 / 1e3
 }

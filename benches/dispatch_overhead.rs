@@ -12,9 +12,8 @@ use futures::StreamExt as _;
 use scripted::{Node, Scripted, request};
 use serde_json::{Map, Value, json};
 use stats::{median, range, round};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use tiermesh_core::{
     Context, Destination, Fleet as _, Infer, MonotonicClock, NodeId, Request, Sealed, Tier,
@@ -24,6 +23,8 @@ use tiermesh_router::{BreakerConfig, Breakers, Dispatcher, Options, Setup};
 
 #[path = "common/cli.rs"]
 mod cli;
+#[path = "common/counting.rs"]
+mod counting;
 #[path = "common/scripted.rs"]
 mod scripted;
 #[path = "common/stats.rs"]
@@ -35,35 +36,6 @@ const QUESTION: &str = "What does dispatch add to a request, and to each of its 
 const LONG: u64 = 1_000;
 /// Nodes the dispatcher picks among.
 const NODES: usize = 8;
-
-/// The system's allocator, counted.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
 
 #[derive(Debug, clap::Parser)]
 struct Arguments {
@@ -96,12 +68,12 @@ async fn measure(
     asked: &Arc<Sealed<Request>>,
     answers: usize,
 ) -> anyhow::Result<Cost> {
-    let (before, started) = (ALLOCATIONS.load(Ordering::Relaxed), Instant::now());
+    let (before, started) = (counting::allocations(), Instant::now());
     for _ in 0..answers {
         std::hint::black_box(read(infer, asked).await?);
     }
     let us = started.elapsed().as_secs_f64() * 1e6;
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocations = counting::allocations() - before;
     Ok(Cost {
         us: us / answers as f64,
         allocations: allocations as f64 / answers as f64,

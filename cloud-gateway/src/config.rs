@@ -187,6 +187,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_reads_back_with_keys_and_budgets() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let text = format!(
+            "node = 'gw'\n[link]\nca = 'a'\ncertificate = 'b'\nkey = 'c'\n\
+             [[keys]]\nname = 'web'\ndigest = '{digest}'\ntenant = 'acme'\n\
+             budget = {{ usd = 20.0, per_s = 86400 }}\n\
+             [budgets]\nrequest_usd = 0.05\nuser = {{ usd = 1.0, per_s = 3600 }}\n\
+             [budgets.users]\nann = {{ usd = 2.0, per_s = 3600 }}\n\
+             [budgets.tenants]\nacme = {{ usd = 500.0, per_s = 2592000 }}\n\
+             [resume]\nkey = 'resume.key'\nreplay_s = 5\n"
+        );
+        let config: GatewayConfig = toml::from_str(&text).unwrap();
+        config.validate().unwrap();
+        let limits = config.budgets.limits(&config.keys);
+        assert_eq!(limits.keys["web"].per.as_secs(), 86_400);
+        assert_eq!(limits.tenants["acme"].most.as_dollars(), 500.0);
+        assert_eq!(limits.users["ann"].most.as_dollars(), 2.0);
+        let printed = tiermesh_daemon::print(&config);
+        let again: GatewayConfig = toml::from_str(&printed).unwrap();
+        assert_eq!(again, config, "{printed}");
+    }
+
+    #[test]
     fn errors_name_the_key_the_value_and_what_is_allowed() {
         assert_eq!(refused(""), "accepted");
         assert!(refused("ticket_ttl_s = 0").contains("`ticket_ttl_s` is 0: 1 to 86400"));

@@ -59,7 +59,7 @@ async fn a_dropped_event_stream_goes_on_behind_its_last_event() {
     let mesh = mesh(|_| {}).await;
     let gateway = &mesh.gateway;
     let whole = undisturbed(gateway).await;
-    assert!(whole.len() > 1_000);
+    assert!(whole.len() > 800, "{} bytes", whole.len());
     for after in [1, 60, 400] {
         let lost = lost(gateway, after).await;
         let (before, last) = lost.said();
@@ -72,11 +72,17 @@ async fn a_dropped_event_stream_goes_on_behind_its_last_event() {
             assert_eq!(before.clone() + &rest.said().0, whole);
             assert!(rest.body.contains("[DONE]"));
         }
-        let altered = format!("A{token}");
+        let mut altered = token.to_owned();
+        let other = if token[40..].starts_with('A') {
+            "B"
+        } else {
+            "A"
+        };
+        altered.replace_range(40..41, other);
         for (token, body, status) in [
             (token, body(|b| b["user"] = json!("eve")), 403),
             (token, body(|b| b["max_tokens"] = json!(TOKENS + 1)), 400),
-            (&*altered, body(|_| {}), 400),
+            (&*altered, body(|_| {}), 403),
             ("", body(|_| {}), 400),
         ] {
             let refused = back(gateway, token, &last, &body).await;

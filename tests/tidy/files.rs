@@ -15,8 +15,7 @@ const LARGE: &[&str] = &["models/brand-extractor/model.safetensors"];
 /// Files with `unsafe` in them, each of them for what Rust has no safe words
 /// for: vector instructions, a mapped file, a signal, a counting allocator.
 const UNSAFE: &[&str] = &[
-    "benches/decision.rs",
-    "benches/dispatch_overhead.rs",
+    "benches/common/counting.rs",
     "crates/engine/src/artifact/map.rs",
     "crates/engine/src/kernel/x86/avx2.rs",
     "crates/engine/src/kernel/x86/avx512.rs",

@@ -153,7 +153,7 @@ impl Entry {
         let (request_id, seed) = (request.meta.request_id.clone(), request.meta.seed);
         let mut writer = None;
         let stream = if began.missed.is_whole {
-            began.missed.into_events()
+            began.missed.into_told()
         } else {
             let stream = self.open(request, context, &mut deadline).await?;
             let stream = match began.known {

@@ -130,11 +130,11 @@ impl Replays {
             kept.spoiled = self.bounds.stream_bytes == 0;
             kept.seam = before.seam;
         }
+        self.bytes.fetch_add(RECORD_BYTES, Ordering::Relaxed);
         let replaced = self.shelf().records.insert(id, Arc::clone(&record));
         if let Some(replaced) = replaced {
             self.forget(&replaced);
         }
-        self.bytes.fetch_add(RECORD_BYTES, Ordering::Relaxed);
         self.make_room(id, &record);
         for event in &before.kept {
             self.note(id, &record, event);
@@ -182,10 +182,11 @@ impl Replays {
         if kept.spoiled {
             return;
         }
+        // Counted under the record's lock: what is given back was counted.
         let (added, dropped) = kept.add(event, self.bounds.stream_bytes);
-        drop(kept);
         self.bytes.fetch_add(added, Ordering::Relaxed);
         self.bytes.fetch_sub(dropped, Ordering::Relaxed);
+        drop(kept);
         self.make_room(id, record);
     }
 

@@ -26,7 +26,7 @@ impl Missed {
     }
 
     /// The whole rest, which nobody has to compute.
-    pub(crate) fn into_events(self) -> EventStream {
+    pub(crate) fn into_told(self) -> EventStream {
         let accepted = self.accepted.map(Event::Accepted);
         let events = accepted.into_iter().chain(self.events);
         Box::pin(Told(events.collect()))

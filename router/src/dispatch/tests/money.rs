@@ -5,7 +5,9 @@ use crate::{BudgetLimits, HedgeRule, Options, Window};
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CandidateState, Context, ErrorClass, Event, ModelOffer, Tier, Usd, UserId};
+use tiermesh_core::{
+    Account, CandidateState, Context, ErrorClass, Event, ModelOffer, Tier, Usd, UserId,
+};
 
 const FEW: Duration = Duration::from_millis(5);
 
@@ -122,6 +124,69 @@ async fn a_request_that_cannot_be_paid_is_refused_before_anybody_is_asked() {
         (ErrorClass::Exhausted, "BUDGET_EXHAUSTED")
     );
     assert_eq!(world.node("edge").called(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_has_one_entry_however_many_are_asked() {
+    let window = |tokens: u64| Window {
+        most: Usd::from_nanos(tokens * 1_000),
+        per: Duration::from_secs(3_600),
+    };
+    let options = Options {
+        budgets: BudgetLimits {
+            key: Some(window(10_000)),
+            tenants: [("acme".to_owned(), window(250))].into(),
+            ..BudgetLimits::default()
+        },
+        hedge: HedgeRule {
+            always: true,
+            after: Some(FEW),
+            tiers: Vec::new(),
+        },
+        ..Options::default()
+    };
+    let nodes = ["a", "b", "c"].map(|name| priced(computing(Tier::Mec, name, "ab", "x")));
+    let world = World::patient(Tier::Mec, nodes.into(), options);
+    for name in ["a", "b", "c"] {
+        let dies = [Step::Wait(20 * FEW), Step::Say(40, FEW)];
+        let lives = [Step::Wait(20 * FEW), Step::Say(100, FEW), Step::End];
+        let steps = match name {
+            "c" => lives.to_vec(),
+            _ => [&dies[..], &[Step::Fail(ErrorClass::Unavailable)]].concat(),
+        };
+        world.node(name).script(steps);
+    }
+    let context = |tenant: &str| Context {
+        account: Account {
+            key: Some("web".into()),
+            tenant: Some(tenant.into()),
+        },
+        ..Context::default()
+    };
+    let asked = || request("iot", |r| r.max_tokens = Some(100));
+    for _ in 0..2 {
+        let mut stream = world.ask(asked(), context("acme")).await.unwrap();
+        while let Some(event) = stream.next().await {
+            event.unwrap();
+            assert!(world.dispatcher.ledger().open() <= 1);
+        }
+        assert_eq!(world.dispatcher.ledger().open(), 0);
+    }
+    let called: usize = ["a", "b", "c"].iter().map(|n| world.node(n).called()).sum();
+    assert!(called > 2, "hedges and seams: {called}");
+    let asked_with = |name: &str| world.node(name).calls.lock().unwrap().clone();
+    for (_, told) in ["a", "b", "c"].into_iter().flat_map(asked_with) {
+        assert_eq!(told.account.tenant.as_deref(), Some("acme"));
+    }
+    // Two answers of a hundred: a third would pass the tenant's window.
+    let events = match world.ask(asked(), context("acme")).await {
+        Ok(stream) => stream.collect().await,
+        Err(refused) => vec![Err(refused)],
+    };
+    let refused = outline(&events).2.unwrap_err();
+    assert_eq!(refused.reason, "BUDGET_EXHAUSTED");
+    assert!(refused.message.contains("tenant `acme`"), "{refused}");
+    assert!(world.ask(asked(), context("globex")).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
