@@ -21,6 +21,7 @@ use tiermesh_harness::{Mesh, MeshSpec};
 
 #[path = "../common/cli.rs"]
 mod cli;
+mod peers;
 #[path = "../common/stats.rs"]
 #[expect(dead_code, reason = "shared with other benchmarks")]
 mod stats;
@@ -46,6 +47,10 @@ struct Arguments {
     /// Streams, over all faults.
     #[arg(long, default_value_t = 1_000)]
     streams: usize,
+    /// Streams through each peer, over all faults; 0 for none. A freeze of
+    /// theirs takes 20 s.
+    #[arg(long, default_value_t = 180)]
+    peer_streams: usize,
     /// Draws the moments.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -176,10 +181,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         ours.insert(fault.name().to_owned(), count.json());
     }
     bench.mesh.stop().await?;
+    let peer = match arguments.flags.smoke || arguments.peer_streams == 0 {
+        true => None,
+        false => peers::run(arguments.peer_streams, arguments.seed)?,
+    };
     Report {
         question: QUESTION,
         ours: Value::Object(ours),
-        peer: None,
+        peer,
         ratio: None,
         spread: json!({}),
         runs: rounds,
