@@ -106,6 +106,9 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let mut options = DoorOptions::new(own.node, own.tier, default_user, default_policy);
     options.region = own.region;
     options.guard = Some(rules.guard());
+    let policies = dispatcher.clone();
+    let own_default = move |tenant: &str| policies.policies().default_for(Some(tenant)).cloned();
+    options.tenant_default = Some(Arc::new(own_default));
     let door = Door {
         infer: dispatcher.clone(),
         explain: dispatcher.clone(),
