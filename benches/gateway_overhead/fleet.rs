@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, ErrorClass, Fleet, Infer, InferError, ModelId, ModelOffer,
-    NodeId, Outlook, Snapshot,
+    BreakerState, CandidateState, ErrorClass, Fleet, Infer, InferError, ModelOffer, NodeId,
+    Outlook, Snapshot,
 };
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 
@@ -64,15 +64,6 @@ impl Catalog for Alone {
 
     fn nodes(&self) -> Vec<NodeStatus> {
         Vec::new()
-    }
-
-    fn preload(&self, node: &NodeId, _: &ModelId) -> Result<(), InferError> {
-        let message = format!("no node `{node}`");
-        Err(InferError::new(
-            ErrorClass::NotFound,
-            "NODE_NOT_FOUND",
-            message,
-        ))
     }
 
     fn locate(&self, _: &Locate) -> Result<Vec<Located>, InferError> {

@@ -258,8 +258,6 @@ impl CapacitySource for Script {
         CAPACITY
     }
 
-    fn preload(&self, _: &ModelId) {}
-
     fn report(&self) -> CapacityReport {
         let active = self.active();
         CapacityReport {

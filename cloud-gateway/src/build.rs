@@ -116,6 +116,9 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         .apply(&mut options)
         .context("cannot use `resume.key`")?;
     options.keys = accounts::keys(&config.keys).map(Arc::new);
+    let policies = dispatcher.clone();
+    let own_default = move |tenant: &str| policies.policies().default_for(Some(tenant)).cloned();
+    options.tenant_default = Some(Arc::new(own_default));
     let door = Door {
         infer: dispatcher.clone(),
         explain: dispatcher.clone(),

@@ -43,6 +43,8 @@ pub enum Reason {
         /// The policy's least.
         least: f32,
     },
+    /// It is a device on a metered network, and the policy spares its owner.
+    MeteredNetwork,
     /// It would cost more than allowed.
     OverBudget {
         /// The upper estimate in dollars.
@@ -139,6 +141,7 @@ impl Reason {
             Self::TaskUnsupported => "task_unsupported",
             Self::ContextTooShort { .. } => "context_too_short",
             Self::QualityBelow { .. } => "quality_below",
+            Self::MeteredNetwork => "metered_network",
             Self::OverBudget { .. } => "over_budget",
             Self::BreakerOpen { .. } => "breaker_open",
             Self::NoCredit => "no_credit",

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, Calibrated, EngineCapacity, InferError, ModelId, ModelOffer, ModelSelector,
-    ModelState, NodeId, Privacy, Region, Speaker, Tier, UserId,
+    BreakerState, Calibrated, EngineCapacity, ErrorClass, InferError, ModelId, ModelOffer,
+    ModelSelector, ModelState, NodeId, Privacy, Region, Speaker, Tier, UserId,
 };
 use tiermesh_proto::v1;
 
@@ -25,7 +25,11 @@ pub trait Catalog: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is no such node or model here, or the model does not fit.
-    fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError>;
+    fn preload(&self, node: &NodeId, _model: &ModelId) -> Result<(), InferError> {
+        let message = format!("no node `{node}` takes hints from here");
+        let error = InferError::new(ErrorClass::NotFound, "NODE_NOT_FOUND", message);
+        Err(error)
+    }
 
     /// The nearest edge endpoints for content that must not pass a region,
     /// nearest first.

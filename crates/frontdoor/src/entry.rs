@@ -239,7 +239,7 @@ impl Entry {
             raw.user_id = user.unwrap_or(&options.default_user).to_string();
         }
         if raw.policy.is_empty() {
-            raw.policy = options.default_policy.to_string();
+            raw.policy = options.policy_for(call.tenant()).to_string();
         }
         raw.seed = seed.unwrap_or_else(|| fastrand::u64(..));
         let request = raw.validate()?;

@@ -55,6 +55,10 @@ pub struct Door {
 /// example give it the privacy of its policy.
 pub type Guard = Arc<dyn Fn(&mut RequestMeta, &Caller<'_>) -> Result<(), InferError> + Send + Sync>;
 
+/// The policy of a tenant's requests that name none; none where it has no
+/// policy of its own.
+pub type TenantDefault = Arc<dyn Fn(&str) -> Option<PolicyName> + Send + Sync>;
+
 /// What is known of a request's sender.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -76,6 +80,8 @@ pub struct DoorOptions {
     pub default_user: UserId,
     /// The policy of requests that name none.
     pub default_policy: PolicyName,
+    /// A tenant's own policy for them, where it has one.
+    pub tenant_default: Option<TenantDefault>,
     /// Signs and checks resume tokens; `None` resumes nothing. With a key of
     /// this process alone, answers go on at this door and nowhere else.
     pub resume: Option<Arc<ResumeSigner>>,
@@ -118,6 +124,7 @@ impl DoorOptions {
             region: None,
             default_user,
             default_policy,
+            tenant_default: None,
             resume: Some(Arc::new(ResumeSigner::generate())),
             resume_for: Duration::from_secs(15 * 60),
             replay: ReplayBounds::default(),
@@ -131,5 +138,34 @@ impl DoorOptions {
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }
+    }
+
+    /// The policy of a request that names none.
+    pub(crate) fn policy_for(&self, tenant: Option<&str>) -> PolicyName {
+        let own = self.tenant_default.as_ref();
+        let own = own.zip(tenant).and_then(|(own, tenant)| own(tenant));
+        own.unwrap_or_else(|| self.default_policy.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_that_names_no_policy_gets_its_own() {
+        let name = |name: &str| PolicyName::new(name).unwrap();
+        let mut options = DoorOptions::new(
+            NodeId::new("edge-1").unwrap(),
+            Tier::Mec,
+            UserId::new("ann").unwrap(),
+            name("interactive"),
+        );
+        assert_eq!(options.policy_for(Some("acme")), name("interactive"));
+        let iot = name("iot");
+        options.tenant_default = Some(Arc::new(move |t| (t == "acme").then(|| iot.clone())));
+        assert_eq!(options.policy_for(Some("acme")), name("iot"));
+        assert_eq!(options.policy_for(Some("other")), name("interactive"));
+        assert_eq!(options.policy_for(None), name("interactive"));
     }
 }

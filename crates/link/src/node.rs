@@ -49,8 +49,9 @@ pub trait CapacitySource: Send + Sync + 'static {
     /// Streams the node could serve at once: the most it grants.
     fn capacity(&self) -> u32;
 
-    /// The gateway expects requests for a model.
-    fn preload(&self, model: &ModelId);
+    /// The gateway expects requests for a model. A source that has all of its
+    /// models in memory has nothing to do.
+    fn preload(&self, _model: &ModelId) {}
 
     /// The present report. Sequence, credits and lease are the link's to fill.
     fn report(&self) -> CapacityReport;

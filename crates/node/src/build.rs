@@ -111,6 +111,9 @@ pub fn build(config: &NodeConfig, role: Role, listener: TcpListener) -> anyhow::
         default_policy,
     );
     options.region.clone_from(&own.region);
+    let policies = dispatcher.clone();
+    let own_default = move |tenant: &str| policies.policies().default_for(Some(tenant)).cloned();
+    options.tenant_default = Some(Arc::new(own_default));
     options.guard = Some(
         Rules {
             own,

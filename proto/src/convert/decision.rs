@@ -157,6 +157,7 @@ fn reason(wire: &v1::Reason) -> Result<Reason, WireError> {
             quality: points,
             least: limit as f32,
         },
+        "metered_network" => Reason::MeteredNetwork,
         "over_budget" => Reason::OverBudget {
             estimate_usd: value,
             limit_usd: limit,

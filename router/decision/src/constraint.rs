@@ -4,10 +4,11 @@
 use crate::decide::Question;
 use crate::estimate::Estimate;
 use crate::limits::Limits;
+use crate::policy::Metered;
 use std::time::Duration;
 use tiermesh_core::privacy::{self, Forbidden, Place};
 use tiermesh_core::traits::MAX_HOPS;
-use tiermesh_core::{BreakerState, CandidateState, Outlook, Reason, Time};
+use tiermesh_core::{BreakerState, CandidateState, NetworkKind, Outlook, Reason, Tier, Time};
 
 /// A report older than this is not trusted. Leases end before; this is the
 /// guard behind them.
@@ -42,6 +43,8 @@ pub enum Constraint {
     Stale,
     /// The model is not good enough.
     Quality,
+    /// It is a device on a metered network.
+    Metered,
     /// It is too expensive.
     Budget,
     /// Its breaker is open.
@@ -54,7 +57,7 @@ pub enum Constraint {
 
 impl Constraint {
     /// How many there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// Every constraint, in the order it is checked.
     pub const ALL: [Self; Self::COUNT] = [
@@ -69,6 +72,7 @@ impl Constraint {
         Self::Report,
         Self::Stale,
         Self::Quality,
+        Self::Metered,
         Self::Budget,
         Self::Breaker,
         Self::Credit,
@@ -90,6 +94,7 @@ impl Constraint {
             Reason::UnusableReport => Self::Report,
             Reason::StaleReport { .. } => Self::Stale,
             Reason::QualityBelow { .. } => Self::Quality,
+            Reason::MeteredNetwork => Self::Metered,
             Reason::OverBudget { .. } => Self::Budget,
             Reason::BreakerOpen { .. } => Self::Breaker,
             Reason::NoCredit => Self::Credit,
@@ -113,6 +118,7 @@ impl Constraint {
             Self::Report => "unusable_report",
             Self::Stale => "stale_report",
             Self::Quality => "quality_below",
+            Self::Metered => "metered_network",
             Self::Budget => "over_budget",
             Self::Breaker => "breaker_open",
             Self::Credit => "no_credit",
@@ -141,6 +147,7 @@ pub(crate) fn check(
     report(candidate)?;
     stale(question, candidate)?;
     quality(question, candidate)?;
+    metered(question, candidate)?;
     let warm = question.warm_tokens(index);
     let estimate = Estimate::of(limits, question.policy, candidate, question.now, warm);
     budget(limits, &estimate)?;
@@ -291,6 +298,17 @@ fn quality(question: &Question<'_>, candidate: &CandidateState) -> Verdict {
         return Ok(());
     }
     Err(Reason::QualityBelow { quality, least })
+}
+
+/// Content that goes to a device over its metered network is paid by the byte.
+/// What the device answers itself costs none.
+fn metered(question: &Question<'_>, candidate: &CandidateState) -> Verdict {
+    let pays = candidate.tier == Tier::Device && &candidate.node != question.own;
+    let spared = question.policy.metered == Metered::Avoid;
+    if spared && pays && question.meta.device.network == Some(NetworkKind::Metered) {
+        return Err(Reason::MeteredNetwork);
+    }
+    Ok(())
 }
 
 fn budget(limits: &Limits, estimate: &Estimate) -> Verdict {

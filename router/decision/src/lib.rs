@@ -34,7 +34,9 @@ pub use estimate::Estimate;
 pub use few::Few;
 pub use limits::Limits;
 pub use plan::{Choice, MAX_FALLBACKS, MAX_REMOVED, Plan, Removed};
-pub use policy::{DeadlineRule, Hedge, Policies, Policy, PolicyError, Preference, Weights};
+pub use policy::{
+    DeadlineRule, Hedge, Metered, Policies, Policy, PolicyError, Preference, Tenant, Weights,
+};
 pub use refusal::NoCandidate;
 pub use score::Points;
 

@@ -9,6 +9,9 @@ use tiermesh_core::request::MAX_DEADLINE_MS;
 use tiermesh_core::{ErrorClass, InferError, PolicyName, Privacy, Tier, Usd};
 
 mod file;
+mod tenants;
+
+pub use tenants::Tenant;
 
 /// The policies every installation has.
 const BUILTIN: &str = include_str!("../policies/builtin.toml");
@@ -22,6 +25,7 @@ pub(crate) const MAX_POLICIES: usize = 256;
 pub struct Policies {
     default: PolicyName,
     by_name: BTreeMap<PolicyName, Arc<Policy>>,
+    tenants: BTreeMap<String, Tenant>,
 }
 
 impl Policies {
@@ -126,6 +130,8 @@ pub struct Policy {
     /// How much a request's complexity moves the weight of quality, 0 to 1:
     /// 0.5 takes half of it from the easiest and adds half for the hardest.
     pub complexity: f64,
+    /// Whether requests go to a device over a metered network.
+    pub metered: Metered,
     /// How urgent its requests are in queues at least, 0 to 255; 128 and more
     /// are as urgent as answers that go on.
     pub priority: u8,
@@ -163,6 +169,17 @@ pub enum DeadlineRule {
     Prefer,
     /// They, and the client's too, remove whoever would miss them.
     Require,
+}
+
+/// What a metered network means for the device behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metered {
+    /// Nothing: its owner pays.
+    #[default]
+    Allow,
+    /// Nobody else's door sends it anything.
+    Avoid,
 }
 
 /// What counts how much. They add up to 1.
@@ -235,6 +252,18 @@ pub enum PolicyError {
         /// What it was set to; empty when absent.
         value: String,
         /// The policies there are.
+        allowed: String,
+    },
+    /// A tenant's entry is out of its range.
+    #[error("tenant `{tenant}`: `{key}` is {value}; allowed: {allowed}")]
+    Tenant {
+        /// The tenant.
+        tenant: String,
+        /// The key in its entry.
+        key: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it may be set to.
         allowed: String,
     },
     /// There are too many, or none.

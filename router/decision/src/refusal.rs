@@ -108,9 +108,10 @@ impl NoCandidate {
                 (ErrorClass::Exhausted, "NO_CANDIDATE")
             }
             Some(Constraint::Deadline) => (ErrorClass::DeadlineExceeded, "DEADLINE_EXCEEDED"),
-            Some(Constraint::Report | Constraint::Stale | Constraint::Quality) | None => {
-                (ErrorClass::Unavailable, "NO_CANDIDATE")
-            }
+            Some(
+                Constraint::Report | Constraint::Stale | Constraint::Quality | Constraint::Metered,
+            )
+            | None => (ErrorClass::Unavailable, "NO_CANDIDATE"),
         }
     }
 
@@ -150,6 +151,11 @@ impl NoCandidate {
                 "the nodes' reports cannot be used: look at them with `tiermesh nodes`".to_owned()
             }
             Some(Constraint::Quality) => "no model reaches the policy's `least_quality`".to_owned(),
+            Some(Constraint::Metered) => {
+                "the policy sends nothing to a device on a metered network: ask at the device's \
+                 own door, connect an edge node, or name another policy"
+                    .to_owned()
+            }
             Some(Constraint::Budget) => "raise `max_cost_usd` or lower `max_tokens`".to_owned(),
             Some(Constraint::Breaker) => "the nodes failed lately: try again later".to_owned(),
             Some(Constraint::Credit) => "the nodes are full: try again shortly".to_owned(),

@@ -1,5 +1,6 @@
 //! What every policy comes to, what no plan does, and what a refusal says.
 
+mod exploring;
 mod plans;
 mod properties;
 mod table;

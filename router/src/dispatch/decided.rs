@@ -72,7 +72,8 @@ impl Decided {
                 format!("the request came through `{own}` before"),
             ));
         }
-        let policy = Arc::clone(shared.policies().require(&meta.policy)?);
+        let tenant = context.account.tenant.as_deref();
+        let policy = Arc::clone(shared.policies().permitted(&meta.policy, tenant)?);
         context.deadline = Limits::of(meta, &context, &policy, now).deadline;
         context.priority = context.priority.max(policy.priority);
         shared.breakers.merge(&mut snapshot, now);

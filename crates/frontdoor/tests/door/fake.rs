@@ -242,15 +242,6 @@ impl Catalog for Fake {
         }]
     }
 
-    fn preload(&self, node: &NodeId, _: &ModelId) -> Result<(), InferError> {
-        let message = format!("no node `{node}`");
-        Err(InferError::new(
-            ErrorClass::NotFound,
-            "NODE_NOT_FOUND",
-            message,
-        ))
-    }
-
     fn locate(&self, ask: &Locate) -> Result<Vec<Located>, InferError> {
         if ask.region.is_some() {
             let message = "no edge there";

@@ -158,8 +158,6 @@ impl CapacitySource for Steady {
         self.capacity
     }
 
-    fn preload(&self, _: &tiermesh_core::ModelId) {}
-
     fn report(&self) -> CapacityReport {
         while self.blocked.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));

@@ -1,8 +1,9 @@
 //! The TOML form of policies, and its checks.
 
+use super::tenants::{TenantEntry, tenants};
 use super::{
-    DeadlineRule, Hedge, MAX_POLICIES, MAX_POLICY_DEADLINE_MS, Policies, Policy, PolicyError,
-    Preference, Weights,
+    DeadlineRule, Hedge, MAX_POLICIES, MAX_POLICY_DEADLINE_MS, Metered, Policies, Policy,
+    PolicyError, Preference, Weights,
 };
 use crate::plan::MAX_FALLBACKS;
 use serde::Deserialize;
@@ -17,6 +18,8 @@ struct File {
     default: Option<String>,
     #[serde(default)]
     policy: BTreeMap<String, Entry>,
+    #[serde(default)]
+    tenants: BTreeMap<String, TenantEntry>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +48,8 @@ struct Entry {
     complexity: f64,
     #[serde(default)]
     priority: u64,
+    #[serde(default)]
+    metered: Metered,
     hedge: Option<HedgeEntry>,
     weights: WeightsEntry,
     preference: PreferenceEntry,
@@ -133,10 +138,15 @@ pub(super) fn parse(text: &str, base: Option<&Policies>) -> Result<Policies, Pol
         .or_else(|| base.map(|base| base.default.to_string()))
         .unwrap_or_default();
     match by_name.keys().find(|name| name.as_str() == wanted) {
-        Some(default) => Ok(Policies {
-            default: default.clone(),
-            by_name,
-        }),
+        Some(default) => {
+            let known = base.map(|base| base.tenants.clone());
+            let tenants = tenants(known.unwrap_or_default(), file.tenants, &by_name)?;
+            Ok(Policies {
+                default: default.clone(),
+                by_name,
+                tenants,
+            })
+        }
         None => Err(PolicyError::Default {
             value: wanted,
             allowed: by_name
@@ -295,6 +305,7 @@ impl Entry {
             least_chance,
             explore: check.between("explore", self.explore, 0.0, 0.5)?,
             complexity: check.between("complexity", self.complexity, 0.0, 1.0)?,
+            metered: self.metered,
             priority: u8::try_from(self.priority)
                 .map_err(|_| check.refuse("priority", self.priority, "0 to 255"))?,
             hedge: self.hedge.map(|hedge| hedge.checked(&check)).transpose()?,

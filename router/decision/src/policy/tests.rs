@@ -53,6 +53,26 @@ fn an_error_names_key_value_and_what_is_allowed() {
         ),
         (
             "deadline = \"steer\"",
+            "deadline = \"steer\"\npriority = 256",
+            ["priority", "256", "0 to 255"],
+        ),
+        (
+            "deadline = \"steer\"",
+            "deadline = \"steer\"\ncomplexity = 1.5",
+            ["complexity", "1.5", "0 to 1"],
+        ),
+        (
+            "deadline = \"steer\"",
+            "deadline = \"steer\"\nexplore = 0.6",
+            ["explore", "0.6", "0 to 0.5"],
+        ),
+        (
+            "deadline = \"steer\"",
+            "deadline = \"steer\"\nmetered = \"never\"",
+            ["never", "allow", "avoid"],
+        ),
+        (
+            "deadline = \"steer\"",
             "deadline = \"steer\"\nprivacy = \"none\"",
             ["none", "device", "any"],
         ),
@@ -103,4 +123,69 @@ fn builtin_weights_add_up() {
         assert!((sum - 1.0).abs() < 1e-9, "{}: {sum}", policy.name);
         assert!(!policy.description.is_empty());
     }
+}
+
+fn site(tenants: &str) -> Result<Policies, PolicyError> {
+    Policies::builtin().extended(tenants)
+}
+
+#[test]
+fn a_tenant_has_its_own_default_and_no_other_policies_than_its_own() {
+    let text = "[tenants.acme]\ndefault = \"iot\"\nmay_use = [\"iot\", \"batch\"]\n\
+                [tenants.'big corp']\ndefault = \"gaming\"\n";
+    let policies = site(text).unwrap();
+    let name = |name: &str| PolicyName::new(name).unwrap();
+    let default = |tenant| policies.default_for(tenant).map(PolicyName::as_str);
+    assert_eq!(default(Some("acme")), Some("iot"));
+    assert_eq!(default(Some("big corp")), Some("gaming"));
+    assert_eq!((default(Some("other")), default(None)), (None, None));
+    let allowed = |policy: &str, tenant| policies.permitted(&name(policy), tenant);
+    assert!(allowed("batch", Some("acme")).is_ok());
+    for tenant in [None, Some("other"), Some("big corp")] {
+        assert!(allowed("gaming", tenant).is_ok());
+    }
+    let error = allowed("gaming", Some("acme")).unwrap_err();
+    assert_eq!(
+        (error.class, error.reason),
+        (ErrorClass::Forbidden, "POLICY_NOT_ALLOWED")
+    );
+    assert!(error.message.contains("batch, iot"), "{error}");
+    // Who may not name it does not learn that it is not there.
+    let absent = allowed("gamign", Some("acme")).unwrap_err();
+    assert_eq!(absent.reason, "POLICY_NOT_ALLOWED");
+    // Another file replaces one tenant and keeps the other.
+    let later = policies.extended("[tenants.acme]\ndefault = \"batch\"\n");
+    let later = later.unwrap();
+    assert_eq!(later.default_for(Some("acme")).unwrap().as_str(), "batch");
+    assert!(later.tenant("big corp").is_some());
+}
+
+#[test]
+fn a_tenants_error_names_tenant_key_value_and_what_is_allowed() {
+    for (text, said) in [
+        (
+            "[tenants.acme]\ndefault = \"nope\"",
+            ["acme", "default", "`nope`", "gaming"],
+        ),
+        (
+            "[tenants.acme]\ndefault = \"iot\"\nmay_use = [\"iot\", \"nope\"]",
+            ["acme", "may_use", "`nope`", "gaming"],
+        ),
+        (
+            "[tenants.acme]\ndefault = \"iot\"\nmay_use = [\"batch\"]",
+            ["acme", "default", "`iot`", "batch"],
+        ),
+        (
+            "[tenants.'']\ndefault = \"iot\"",
+            ["tenant ``", "name", "1 to 200", "bytes"],
+        ),
+    ] {
+        let error = site(text).unwrap_err().to_string();
+        for word in said {
+            assert!(error.contains(word), "`{word}` is not in: {error}");
+        }
+    }
+    let error = site("[tenants.acme]\ndefault = \"iot\"\nmay = 1").unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("may_use"), "{source}");
 }

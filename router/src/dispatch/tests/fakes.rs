@@ -1,5 +1,6 @@
 //! A fleet of scripted nodes on tokio's clock.
 
+use super::clock::TokioClock;
 use crate::{BreakerConfig, Breakers, Dispatcher, Keeps, Memory, Options, Setup};
 use futures::{StreamExt, stream};
 use std::collections::BTreeMap;
@@ -221,15 +222,6 @@ pub(crate) fn computing(tier: Tier, node: &str, digest: &str, numerics: &str) ->
     offer.numerics_id = Some(NumericsId::new(numerics).unwrap());
     candidate.model = Arc::new(offer);
     candidate
-}
-
-/// Tokio's clock, which tests pause.
-struct TokioClock(tokio::time::Instant);
-
-impl Clock for TokioClock {
-    fn now(&self) -> Time {
-        Time::from_us(1_000_000) + self.0.elapsed()
-    }
 }
 
 pub(crate) struct World {

@@ -6,7 +6,8 @@ use futures::StreamExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
-    CandidateState, CapacityReport, Context, ErrorClass, Explain as _, NodeId, Reason, Tier, Time,
+    Account, CandidateState, CapacityReport, Context, ErrorClass, Explain as _, NodeId, Reason,
+    Tier, Time,
 };
 use tiermesh_decision::Policies;
 use tiermesh_decision::record::{Journal, Made, Outcome, Recorder, replay};
@@ -287,4 +288,33 @@ async fn a_policys_priority_goes_with_the_request_and_what_goes_on_keeps_its_own
     let _: Vec<_> = opened.collect().await;
     let both = ["edge-1", "edge-2"].map(|node| world.node(node).context().priority);
     assert!(both.contains(&128), "{both:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_runs_under_no_policy_that_is_not_its_own() {
+    let (world, _, _) = remembering(vec![candidate(Tier::Mec, "edge-1")]);
+    let text = "[tenants.acme]\ndefault = \"iot\"\nmay_use = [\"iot\"]\n";
+    let policies = Policies::builtin().extended(text).unwrap();
+    world.dispatcher.set_policies(policies);
+    let by = |tenant: &str| Context {
+        account: Account {
+            tenant: Some(tenant.to_owned()),
+            ..Account::default()
+        },
+        ..Context::default()
+    };
+    for (policy, tenant, refused) in [
+        ("iot", "acme", false),
+        ("interactive", "acme", true),
+        ("interactive", "other", false),
+    ] {
+        let asked = request(policy, |_| {});
+        let explained = world.dispatcher.explain(asked.meta(), &by(tenant));
+        let answered = world.ask(asked, by(tenant)).await;
+        assert_eq!(explained.is_err(), refused, "{policy} for {tenant}");
+        match answered.err() {
+            None => assert!(!refused),
+            Some(error) => assert_eq!(error.reason, "POLICY_NOT_ALLOWED"),
+        }
+    }
 }
