@@ -1,12 +1,14 @@
 //! The cloud gateway: nodes link to it, applications stream through it, and
 //! its router picks among linked nodes and Amazon Bedrock.
 
+mod advisor;
 mod build;
 mod catalog;
 mod config;
 mod fleet;
 mod rules;
 
+pub use advisor::AdvisorConfig;
 pub use build::{Gateway, build};
 pub use config::{GatewayConfig, LinkConfig, ListenConfig};
 
