@@ -87,6 +87,22 @@ fn record(decision: &v1::Decision) -> serde_json::Value {
         "cost_usd": decision.cost_usd,
         "epoch": decision.epoch,
         "sequence": decision.sequence,
+        "calibrations": decision.calibrations.iter().map(known).collect::<Vec<_>>(),
+    })
+}
+
+fn known(of: &v1::Calibrated) -> serde_json::Value {
+    let known = of.calibration.unwrap_or_default();
+    json!({
+        "node": of.node,
+        "model": of.model,
+        "answers": known.answers,
+        "observed_over_predicted": known.ratio,
+        "within_p99": known.within_p99,
+        "error_ms": known.error_ms,
+        "first_token_p50_ms": known.first_token_p50_ms,
+        "first_token_p99_ms": known.first_token_p99_ms,
+        "failed_share": known.failed_share,
     })
 }
 
@@ -112,6 +128,17 @@ fn show(decision: &v1::Decision) {
     }
     for reason in &decision.reasons {
         out::line(&format!("  {}", in_words(reason)));
+    }
+    for of in &decision.calibrations {
+        let known = of.calibration.unwrap_or_default();
+        out::line(&format!(
+            "  predicted: {} ({}), observed over predicted {:.2} in {} answers, {:.1} % within p99",
+            of.node,
+            of.model,
+            known.ratio,
+            known.answers,
+            100.0 * known.within_p99
+        ));
     }
     for fallback in &decision.fallbacks {
         out::line(&format!(

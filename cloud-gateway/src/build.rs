@@ -1,6 +1,7 @@
 //! From a configuration to a gateway that serves.
 
 use crate::accounts;
+use crate::advisor::Advisor;
 use crate::catalog::GatewayCatalog;
 use crate::config::GatewayConfig;
 use crate::fleet::{GatewayFleet, Listener};
@@ -17,7 +18,7 @@ use tiermesh_frontdoor::{Door, DoorOptions};
 use tiermesh_identity::{Credentials, TicketSigner, door_config, gateway_config};
 use tiermesh_link::{GatewayLink, GatewayLinkOptions, NodeTable, Upward};
 use tiermesh_router::{
-    BreakerConfig, Breakers, Dispatcher, Journal, Keeps, Memory, Options, Setup,
+    Advise, BreakerConfig, Breakers, Dispatcher, Journal, Keeps, Memory, Options, Setup,
 };
 use tokio::net::TcpListener;
 
@@ -54,7 +55,18 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
         None => None,
     };
     let epoch = epoch();
-    let memory = Memory::new(epoch);
+    let advisor = match (&config.advisor, &config.bedrock) {
+        (Some(advisor), Some(bedrock)) => {
+            let client = advise(&advisor.client(bedrock), config, &clock).await?;
+            let advisor = Advisor::new(advisor, client, clock.clone(), epoch);
+            Some(Arc::new(advisor))
+        }
+        _ => None,
+    };
+    let memory = match advisor.clone() {
+        Some(advisor) => Memory::estimating(epoch, advisor),
+        None => Memory::new(epoch),
+    };
     let hears = Listener {
         memory: memory.clone(),
         clock: clock.clone(),
@@ -85,6 +97,7 @@ pub async fn build(config: &GatewayConfig, listener: TcpListener) -> anyhow::Res
     let keeps = Keeps {
         memory: Some(memory),
         journal,
+        adviser: advisor.map(|advisor| advisor as Arc<dyn Advise>),
     };
     let dispatcher = Arc::new(Dispatcher::keeping(setup, keeps));
     let reload = config.policies.clone().map(|file| {
@@ -197,7 +210,27 @@ async fn connect(
     config: &GatewayConfig,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<BedrockCloud>> {
-    let wiring = Wiring {
+    let cloud = BedrockCloud::connect(bedrock.clone(), wiring(config, clock))
+        .await
+        .context("cannot set up the cloud tier of [bedrock]")?;
+    tracing::info!(place = cloud.place(), "cloud tier ready");
+    Ok(Arc::new(cloud))
+}
+
+async fn advise(
+    bedrock: &BedrockConfig,
+    config: &GatewayConfig,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<BedrockCloud> {
+    let cloud = BedrockCloud::connect(bedrock.clone(), wiring(config, clock))
+        .await
+        .context("cannot set up the models of [advisor]")?;
+    tracing::info!(place = cloud.place(), "advisor ready");
+    Ok(cloud)
+}
+
+fn wiring(config: &GatewayConfig, clock: &Arc<dyn Clock>) -> Wiring {
+    Wiring {
         credentials: if config.cloud_standin {
             CredentialSource::Standin
         } else {
@@ -205,12 +238,7 @@ async fn connect(
         },
         clock: clock.clone(),
         gateway: config.node.clone(),
-    };
-    let cloud = BedrockCloud::connect(bedrock.clone(), wiring)
-        .await
-        .context("cannot set up the cloud tier of [bedrock]")?;
-    tracing::info!(place = cloud.place(), "cloud tier ready");
-    Ok(Arc::new(cloud))
+    }
 }
 
 fn link_options(

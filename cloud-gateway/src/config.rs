@@ -1,6 +1,7 @@
 //! The gateway's configuration.
 
 use crate::accounts::{self, BudgetsConfig, KeyConfig, ResumeConfig};
+use crate::advisor::AdvisorConfig;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,6 +61,10 @@ pub struct GatewayConfig {
     /// The cloud tier; without it the mesh is device and edge alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bedrock: Option<BedrockConfig>,
+    /// Models that are asked how hard requests are; without it their length
+    /// tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advisor: Option<AdvisorConfig>,
     /// Where decisions are recorded; without it they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decisions: Option<DecisionsConfig>,
@@ -132,6 +137,9 @@ impl GatewayConfig {
             self.link.credits_want,
             1..=self.link.credits_max,
         )?;
+        if let Some(advisor) = &self.advisor {
+            advisor.validate(self.bedrock.as_ref())?;
+        }
         if let Some(decisions) = &self.decisions {
             decisions.validate()?;
         }
@@ -240,6 +248,8 @@ mod tests {
         assert!(refused("|credits_want = 9000").contains("link.credits_want"));
         let never = refused("|[decisions]\nfile = 'd.jsonl'\nmax_mib = 0");
         assert!(never.contains("`decisions.max_mib` is 0"), "{never}");
+        let nowhere = refused("|[advisor]\nmax_usd_per_hour = 1.0");
+        assert!(nowhere.contains("[bedrock]"), "{nowhere}");
         let own_name = refused(
             "|[bedrock]\nnode = 'gw'\nregion = 'us-east-1'\n[[bedrock.models]]\nid = 'm'\nfamily = 'f'\nmodel_id = 'x.y'\ncontext_tokens = 1000\nquality = 0.5\ninput_usd_per_million = 1.0\noutput_usd_per_million = 1.0\npriced_on = '2026-11-20'",
         );

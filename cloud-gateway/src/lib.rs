@@ -2,6 +2,7 @@
 //! its router picks among linked nodes and Amazon Bedrock.
 
 mod accounts;
+mod advisor;
 mod build;
 mod catalog;
 mod config;
@@ -9,6 +10,7 @@ mod fleet;
 mod rules;
 
 pub use accounts::{BudgetsConfig, KeyConfig, ResumeConfig, WindowConfig};
+pub use advisor::AdvisorConfig;
 pub use build::{Gateway, build};
 pub use config::{GatewayConfig, LinkConfig, ListenConfig};
 

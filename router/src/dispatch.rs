@@ -12,6 +12,7 @@ use tiermesh_core::{
 use tiermesh_decision::record::Journal;
 use tiermesh_decision::{Policies, Policy, chances};
 
+mod advice;
 mod allowance;
 mod attempt;
 mod bill;
@@ -29,6 +30,7 @@ mod run;
 mod said;
 mod slow;
 
+pub use advice::{Advise, LookFuture};
 pub use allowance::Allowance;
 use allowance::{Bucket, Shares};
 use decided::Decided;
@@ -61,6 +63,8 @@ pub struct Keeps {
     pub memory: Option<Arc<Memory>>,
     /// Takes what was decided, and what became of it.
     pub journal: Option<Arc<dyn Journal>>,
+    /// Looks at requests before they are decided.
+    pub adviser: Option<Arc<dyn Advise>>,
 }
 
 /// How patient a dispatcher is.
@@ -240,8 +244,9 @@ impl Infer for Dispatcher {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             shared.is_the_right_door(request.meta())?;
-            let meta = request.meta();
-            let decided = match shared.decide(meta, context.clone()).await {
+            let (meta, arrived) = (request.meta(), shared.clock.now());
+            let context = shared.advised(&request, context, arrived).await;
+            let mut decided = match shared.decide(meta, context.clone()).await {
                 Ok(decided) => decided,
                 Err(refusal) => {
                     shared.record_refusal(meta, context);
@@ -249,6 +254,10 @@ impl Infer for Dispatcher {
                 }
             };
             shared.record(meta, &decided);
+            if shared.keeps.adviser.is_some() {
+                // A look before is a part of its time.
+                decided.at = arrived;
+            }
             Run::start(shared, request, decided).await
         })
     }

@@ -19,7 +19,8 @@ mod memory;
 
 pub use breaker::{BreakerConfig, Breakers, Outcome};
 pub use budget::{BudgetLimits, Ledger, Window};
-pub use dispatch::{Allowance, Dispatcher, HedgeRule, Keeps, Options, Setup};
+pub use dispatch::{Advise, Allowance, Dispatcher, HedgeRule, Keeps, LookFuture, Options, Setup};
 pub use memory::Memory;
+pub use tiermesh_decision::analysis::{Estimator, PromptLength};
 pub use tiermesh_decision::record::Journal;
 pub use tiermesh_decision::state::{Joined, Tracker};

@@ -15,7 +15,7 @@ const REMEMBERED: usize = 4_096;
 /// Everything learnt, by all of a dispatcher's requests.
 pub struct Memory {
     inner: Mutex<Inner>,
-    estimator: Box<dyn Estimator>,
+    estimator: Arc<dyn Estimator>,
 }
 
 struct Inner {
@@ -31,12 +31,12 @@ impl Memory {
     /// Nothing learnt. `epoch` tells this run of the process from others.
     #[must_use]
     pub fn new(epoch: u64) -> Arc<Self> {
-        Self::estimating(epoch, Box::new(PromptLength))
+        Self::estimating(epoch, Arc::new(PromptLength))
     }
 
     /// The same, with another estimate of how hard requests are.
     #[must_use]
-    pub fn estimating(epoch: u64, estimator: Box<dyn Estimator>) -> Arc<Self> {
+    pub fn estimating(epoch: u64, estimator: Arc<dyn Estimator>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 tracker: Tracker::new(epoch).remembering(REMEMBERED),

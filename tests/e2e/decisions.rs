@@ -106,6 +106,11 @@ async fn what_a_gateway_learns_shows_in_its_list_and_in_what_it_explains() {
     let chance = chances.next().expect("one candidate, one chance");
     assert_eq!((chance.node.as_str(), chances.next()), ("edge-1", None));
     assert!((0.0..=1.0).contains(&chance.value.unwrap()));
+    let told = decision.calibrations.first().expect("it answered");
+    assert_eq!(
+        (told.node.as_str(), told.calibration.unwrap().answers),
+        ("edge-1", 12)
+    );
     let endpoint = mesh.gateway.endpoint().to_owned();
     let table = run(&["nodes", "--endpoint", &endpoint]).await;
     let table = text(&table.stdout);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, Calibrated, EngineCapacity, ErrorClass, InferError, ModelId, ModelOffer,
-    ModelSelector, ModelState, NodeId, Privacy, Region, Speaker, Tier, UserId,
+    BreakerState, Calibrated, DecisionSummary, EngineCapacity, ErrorClass, InferError, ModelId,
+    ModelOffer, ModelSelector, ModelState, NodeId, Privacy, Reason, Region, Speaker, Tier, UserId,
 };
 use tiermesh_proto::v1;
 
@@ -173,6 +173,36 @@ fn model_state(state: ModelState, known: Option<Calibrated>) -> v1::NodeModel {
         calibration_error: state.calibration_error,
         kv_tokens_free: state.kv_tokens_free,
     }
+}
+
+/// How well those that a decision gives a chance were predicted so far, where
+/// that is known.
+pub(crate) fn calibrations(
+    nodes: Vec<NodeStatus>,
+    decision: &DecisionSummary,
+) -> Vec<v1::Calibrated> {
+    let has_chance = |node: &NodeId, model: &ModelId| {
+        decision.reasons.iter().any(|record| {
+            matches!(record.reason, Reason::Chance { .. })
+                && record.node.as_ref() == Some(node)
+                && record.model.as_ref() == Some(model)
+        })
+    };
+    let mut told = Vec::new();
+    for status in nodes {
+        let models = status.models.iter().zip(status.calibration);
+        let known = models.filter_map(|(model, known)| Some((model, known?)));
+        told.extend(
+            known
+                .filter(|(model, _)| has_chance(&status.node, model))
+                .map(|(model, known)| v1::Calibrated {
+                    node: status.node.to_string(),
+                    model: model.to_string(),
+                    calibration: Some(calibration(known)),
+                }),
+        );
+    }
+    told
 }
 
 impl From<NodeStatus> for v1::Node {

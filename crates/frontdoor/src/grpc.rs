@@ -2,7 +2,7 @@
 
 use crate::answer::Answer;
 use crate::call::Call;
-use crate::catalog::Locate;
+use crate::catalog::{Locate, calibrations};
 use crate::entry::Entry;
 use crate::resume::Brought;
 use crate::serve::ServeError;
@@ -129,7 +129,12 @@ impl Inference for Service {
             self.0.explain(wire.try_into()?, seed, call)
         };
         let decision = explain().map_err(to_status)?;
-        Ok(Response::new(decision.into()))
+        let calibrations = calibrations(self.0.door.catalog.nodes(), &decision);
+        let decision = v1::Decision {
+            calibrations,
+            ..v1::Decision::from(decision)
+        };
+        Ok(Response::new(decision))
     }
 
     async fn locate(

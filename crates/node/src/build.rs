@@ -96,7 +96,7 @@ pub fn build(config: &NodeConfig, role: Role, listener: TcpListener) -> anyhow::
     };
     let keeps = Keeps {
         memory: Some(memory),
-        journal: None,
+        ..Keeps::default()
     };
     let dispatcher = Arc::new(Dispatcher::keeping(setup, keeps));
     let reload = config.policies.clone().map(|file| {

@@ -1,7 +1,7 @@
 //! What a node can choose between: its own engine, and what its gateway can
 //! reach for it.
 
-use crate::capacity::{busy_share, capacity, engine};
+use crate::capacity::{busy_share, capacity};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl NodeFleet {
             queued: count(load.queued),
             load: busy_share(&load),
             battery_percent: self.battery_percent,
-            engine: engine(&load),
+            engine: Default::default(),
             models: load.models,
         };
         tracker.report(node, &report, 0.0, now);

@@ -33,6 +33,8 @@ impl From<DecisionSummary> for v1::Decision {
             cost_usd: decision.cost.as_dollars(),
             epoch: decision.epoch,
             sequence: decision.sequence,
+            // The decision itself is without: who explains it adds them.
+            calibrations: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Dispatch over fakes: failover, deadlines, breakers, scope and accounting.
 
+mod advice;
 mod clock;
 mod continuity;
 mod failover;

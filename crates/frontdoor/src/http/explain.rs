@@ -2,6 +2,7 @@
 //! Enum values are spelled as in the `.proto` file, or in lower case without
 //! their prefix; `messages` is a list, or an object with `items`.
 
+use crate::catalog::calibrations;
 use crate::entry::Entry;
 use crate::http::json_body;
 use crate::openai::headers;
@@ -16,10 +17,14 @@ use tiermesh_core::{
     Content, DecisionSummary, DeviceInfo, ErrorClass, FieldError, InferError, Message, NetworkKind,
     RawRequest, Role, Task, Thermal,
 };
+use tiermesh_proto::v1;
 
 pub(super) async fn explain(State(entry): State<Arc<Entry>>, request: Request) -> Response {
     match decide(&entry, request).await {
-        Ok(decision) => Json(decision_json(&decision)).into_response(),
+        Ok(decision) => {
+            let known = calibrations(entry.door.catalog.nodes(), &decision);
+            Json(decision_json(&decision, known)).into_response()
+        }
         Err(error) => failure(&error),
     }
 }
@@ -213,7 +218,22 @@ impl Device {
     }
 }
 
-fn decision_json(decision: &DecisionSummary) -> Value {
+fn decision_json(decision: &DecisionSummary, known: Vec<v1::Calibrated>) -> Value {
+    let known = known.into_iter().map(|of| {
+        let known = of.calibration.unwrap_or_default();
+        json!({
+            "node": of.node,
+            "model": of.model,
+            "answers": known.answers,
+            "ratio": known.ratio,
+            "within_p99": known.within_p99,
+            "error_ms": known.error_ms,
+            "first_token_p50_ms": known.first_token_p50_ms,
+            "first_token_p99_ms": known.first_token_p99_ms,
+            "failed_share": known.failed_share,
+        })
+    });
+    let known: Vec<Value> = known.collect();
     let scores = decision.scores.iter();
     let scores: Vec<Value> = scores
         .map(|score| json!({ "tier": score.tier, "score": score.score }))
@@ -250,5 +270,6 @@ fn decision_json(decision: &DecisionSummary) -> Value {
         "cost_usd": decision.cost.as_dollars(),
         "epoch": decision.epoch,
         "sequence": decision.sequence,
+        "calibrations": known,
     })
 }

@@ -75,6 +75,7 @@ fn remembering(candidates: Vec<CandidateState>) -> (World, Arc<Memory>, Arc<Kept
     let keeps = Keeps {
         memory: Some(memory.clone()),
         journal: Some(kept.clone()),
+        ..Keeps::default()
     };
     let world = World::keeping(Tier::Mec, candidates, Options::default(), keeps);
     (world, memory, kept)
