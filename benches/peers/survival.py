@@ -33,7 +33,8 @@ from steady_worker import text  # noqa: E402
 from wire import ask  # noqa: E402
 
 FAULTS = ["kill", "freeze", "slow"]
-PEERS = {"litellm": "litellm", "sglang-router": "sglang_router", "smg": "smg"}
+# And the package of each.
+PEERS = {"litellm": "litellm", "litellm-continuing": "litellm", "sglang-router": "sglang-router", "smg": "smg"}
 AT_ONCE = 6
 SEEDS = 8
 # Far more than an answer has: gateways that go on with one guess how many
@@ -123,9 +124,9 @@ def gateway(name, port, workers, given, scratch):
     checks every second, breakers that let go after one."""
     python = str(given.venv / "bin" / "python")
     urls = [worker.url for worker in workers]
-    if name == "litellm":
+    if PEERS[name] == "litellm":
         config = scratch / "litellm.yaml"
-        config.write_text(json.dumps(litellm(urls)))
+        config.write_text(json.dumps(litellm(urls, name == "litellm-continuing")))
         command = [str(given.venv / "bin" / "litellm"), "--host", "127.0.0.1", "--port", str(port),
                    "--config", str(config)]
         return Process(name, command, scratch)
@@ -139,9 +140,9 @@ def gateway(name, port, workers, given, scratch):
     return Process(name, command, scratch)
 
 
-def litellm(urls):
-    """With its continuation by assistant prefill, which is opt-in and needs a
-    second name to fall back to, and with a timeout between two chunks."""
+def litellm(urls, continues):
+    """With a timeout between two chunks, a second name to fall back to, and, if
+    it `continues`, its continuation by assistant prefill, which is opt-in."""
     def deployments(model):
         return [{"model_name": model, "model_info": {"supports_assistant_prefill": True},
                  "litellm_params": {"model": "openai/" + MODEL, "api_base": f"{url}/v1", "api_key": "none",
@@ -149,7 +150,7 @@ def litellm(urls):
     again = MODEL + "-again"
     return {
         "model_list": deployments(MODEL) + deployments(again),
-        "router_settings": {"num_retries": 3, "cooldown_time": 1, "enable_mid_stream_fallback_continuation": True,
+        "router_settings": {"num_retries": 3, "cooldown_time": 1, "enable_mid_stream_fallback_continuation": continues,
                             "fallbacks": [{MODEL: [again]}]},
         "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
     }
@@ -318,7 +319,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--streams", type=int, default=180, help="per peer, over all faults (180)")
     parser.add_argument("--seed", type=int, default=1, help="draws the moments and the victims (1)")
-    parser.add_argument("--peer", action="append", choices=PEERS, help="only these; may be given again")
+    parser.add_argument("--peer", action="append", choices=list(PEERS), help="only these; may be given again")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     given = parser.parse_args()
     place = os.environ.get("TIERMESH_PEERS") or Path.home() / ".cache" / "tiermesh"
@@ -337,11 +338,12 @@ async def run(given):
         try:
             await bench.start()
             for name in given.peer or PEERS:
-                if name not in known:
+                version = known.get(PEERS[name])
+                if version is None:
                     print(f"{name}: not installed in {given.venv}")
                     continue
-                print(f"{name} {known[name]}, seed {given.seed}", flush=True)
-                peers[name] = {"version": known[name], **await bench.peer(name)}
+                print(f"{name} {version}, seed {given.seed}", flush=True)
+                peers[name] = {"version": version, **await bench.peer(name)}
         finally:
             await bench.end()
     return peers

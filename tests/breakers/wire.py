@@ -119,8 +119,8 @@ class Cancel:
 async def ask(url: str, model: str, *, cancel: Optional[Cancel] = None, within_s: float = 15.0,
               idle_s: Optional[float] = None, headers: Optional[dict] = None,
               **fields) -> Heard:
-    """One streamed chat completion on a connection of its own. Never raises:
-    what went wrong is in what was heard."""
+    """One streamed chat completion on a connection of its own, given up when no
+    text came for `idle_s`. Never raises: what went wrong is in what was heard."""
     heard, began = Heard(), time.monotonic()
     cancel = cancel or Cancel()
     if cancel.after_s is not None:
@@ -150,7 +150,7 @@ async def _ask(url, model, cancel, idle_s, headers, fields, heard, began):
                  *(f"{name}: {value}" for name, value in headers.items())]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         await writer.drain()
-        first, heard.headers = await read_head(reader)
+        first, heard.headers = await _not_idle(read_head(reader), idle_s)
         heard.status = int(first.split()[1])
         if heard.status != 200:
             heard.error = (await whole_body(reader, heard.headers)).decode("utf-8", "replace")
@@ -164,15 +164,23 @@ async def _ask(url, model, cancel, idle_s, headers, fields, heard, began):
             writer.transport.abort()
 
 
+async def _not_idle(coming, idle_s, left_s=None):
+    try:
+        return await asyncio.wait_for(coming, idle_s if left_s is None else left_s)
+    except asyncio.TimeoutError:
+        raise Broken(f"silent for {idle_s:g} s") from None
+
+
 async def _read_events(pieces, cancel, idle_s, heard, began):
-    rest = b""
+    rest, opened = b"", time.monotonic() - began
     while True:
+        # Comments that keep a connection alive are no answer.
+        since = heard.at_s[-1] if heard.at_s else opened
+        left_s = idle_s and max(idle_s + since - (time.monotonic() - began), 0.0)
         try:
-            piece = await asyncio.wait_for(anext(pieces), idle_s)
+            piece = await _not_idle(anext(pieces), idle_s, left_s)
         except StopAsyncIteration:
             break
-        except asyncio.TimeoutError:
-            raise Broken(f"silent for {idle_s:g} s") from None
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             line = line.strip()

@@ -74,7 +74,8 @@ class Worker:
                 else:
                     self._errand(path, writer)
                 await writer.drain()
-        except (Broken, OSError, ValueError):
+        except (Broken, OSError, ValueError, asyncio.CancelledError):
+            # Cancelled at the program's end alone, and this is the task's own.
             pass
         finally:
             self._writers.discard(writer)
