@@ -126,6 +126,8 @@ pub(super) enum Kernel {
     Portable,
     /// One number at a time.
     Scalar,
+    /// A graphics adapter, in a program built with the feature wgpu.
+    Wgpu,
 }
 
 /// How keys and values are held.
@@ -145,6 +147,7 @@ impl Kernel {
             Self::Avx2 => KernelChoice::Avx2,
             Self::Portable => KernelChoice::Portable,
             Self::Scalar => KernelChoice::Scalar,
+            Self::Wgpu => KernelChoice::Wgpu,
         };
         Ok(LoadOptions::new(
             choice.resolve()?,

@@ -23,6 +23,7 @@ mod constraint;
 mod defaults;
 mod embedder;
 mod engine;
+mod gpu;
 mod kernel;
 mod loaded;
 mod local;

@@ -1,5 +1,7 @@
 //! A model in memory, ready to generate.
 
+mod numerics;
+
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -17,11 +19,7 @@ use crate::defaults::{GENERATION_CONFIG, GenerationDefaults};
 use crate::kernel::{Encoding, KernelPath};
 use crate::model::{Decoder, KvType, Precision};
 use crate::tokenizer::{EncodeError, TextTokenizer};
-
-/// Raised by every change that can change a token: kernels, row functions,
-/// sampler, prompt assembly. With the crate's version it is the engine's part
-/// of a numerics id.
-const NUMERICS_REVISION: u32 = 2;
+use numerics::numerics_id;
 
 /// How a directory becomes a model.
 #[derive(Clone, Copy, Debug)]
@@ -62,10 +60,10 @@ pub enum KvCacheType {
 impl KvCacheType {
     /// What it means for matrices held like this.
     pub(crate) fn beside(self, precision: Precision) -> KvType {
-        match (self, precision) {
+        match (self, precision.encoding()) {
             (Self::Q8, _) => KvType::Q8,
             // What is quantised anyway loses nothing that shows.
-            (Self::Auto, Precision::Packed(Encoding::Q8 | Encoding::Q4, _)) => KvType::F16,
+            (Self::Auto, Some(Encoding::Q8 | Encoding::Q4)) => KvType::F16,
             (Self::Auto, _) => KvType::F32,
         }
     }
@@ -136,7 +134,8 @@ pub(crate) struct Described {
 /// come. A dense (f32) model multiplies with Burn's matrix product, whose
 /// order of sums depends on the processor and on the shape of a call; its
 /// kernel part names the processor's class, and a continuation reads the
-/// emitted tokens one by one, as they were written.
+/// emitted tokens one by one, as they were written. So does one on a graphics
+/// adapter, whose kernel part names the adapter and its driver.
 pub struct Model {
     pub(crate) info: ModelInfo,
     pub(crate) decoder: Decoder,
@@ -357,42 +356,6 @@ impl std::fmt::Debug for Model {
             .field("info", &self.info)
             .finish_non_exhaustive()
     }
-}
-
-fn numerics_id(
-    quantization: Quantization,
-    (precision, kv): (Precision, KvType),
-    digest: &ModelDigest,
-) -> NumericsId {
-    let kernel = match precision {
-        Precision::Packed(_, path) if path.is_fused() => {
-            format!("{}-tiles-{}", quantization.as_str(), path.as_str())
-        }
-        Precision::Packed(..) => format!("{}-tiles", quantization.as_str()),
-        Precision::Dense => format!("f32-gemm-{}", vector_class()),
-    };
-    let id = format!(
-        "{}-{NUMERICS_REVISION}/flex-{}-{}/{kernel}/{}/{digest}",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::ARCH,
-        std::env::consts::OS,
-        kv.as_str(),
-    );
-    NumericsId::new(id).expect("made of letters, digits and allowed marks, under 200 bytes")
-}
-
-/// What Burn's matrix product chooses its code by.
-fn vector_class() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "avx512";
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return "avx2";
-        }
-    }
-    "base"
 }
 
 #[cfg(test)]

@@ -57,8 +57,7 @@ pub struct MeshSpec {
     pub log: String,
     /// A file of policies for the gateway, beside the built-in ones.
     pub policies: Option<PathBuf>,
-    /// When the gateway takes a silent cloud stream for stalled; its default
-    /// when absent.
+    /// When a silent cloud stream counts as stalled; the default when absent.
     pub cloud_idle_timeout_ms: Option<u64>,
     /// How long the gateway's breakers stay open; its default when absent.
     pub breaker_open_ms: Option<u64>,

@@ -162,6 +162,15 @@ pub enum TensorError {
         #[source]
         source: PackError,
     },
+    /// The graphics adapter did not take the weights.
+    #[error(
+        "the weights do not fit the graphics adapter, which holds them as f32: {reason}; \
+         engine.kernel = auto computes on the processor"
+    )]
+    Adapter {
+        /// What its driver says.
+        reason: String,
+    },
     /// A weight is NaN or infinite.
     #[error("tensor {name} holds a value that is not finite")]
     NotFinite {

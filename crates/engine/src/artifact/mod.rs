@@ -131,7 +131,7 @@ impl Artifact {
 
     /// How its matrices are computed with on this code path.
     pub(crate) fn precision(&self, kernel: crate::kernel::KernelPath) -> Precision {
-        precision(&self.manifest, kernel)
+        precision(&self.manifest, &self.config, kernel)
     }
 }
 
@@ -165,12 +165,21 @@ impl Outline {
 
     /// How its matrices are computed with on this code path.
     pub(crate) fn precision(&self, kernel: crate::kernel::KernelPath) -> Precision {
-        precision(&self.manifest, kernel)
+        precision(&self.manifest, &self.config, kernel)
     }
 }
 
-fn precision(manifest: &Manifest, kernel: crate::kernel::KernelPath) -> Precision {
-    match manifest.quantization().encoding() {
+fn precision(
+    manifest: &Manifest,
+    config: &ModelConfig,
+    kernel: crate::kernel::KernelPath,
+) -> Precision {
+    let encoding = manifest.quantization().encoding();
+    // Encoders stay on the processor.
+    if kernel.is_gpu() && matches!(config, ModelConfig::Decoder(_)) {
+        return Precision::Gpu(encoding, kernel);
+    }
+    match encoding {
         Some(encoding) => Precision::Packed(encoding, kernel),
         None => Precision::Dense,
     }

@@ -1,7 +1,8 @@
 //! Decoders: what the families have in common, and where they differ.
 
-use super::raw::{RawConfig, RawRope, RawRopes, activation};
-use super::rope::{Rope, RopeShape};
+use super::attention::{AttentionKind, layers, ropes};
+use super::raw::{RawConfig, activation};
+use super::rope::Rope;
 use super::{
     ConfigError, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH,
     TensorSpec, range, unsupported, within,
@@ -10,9 +11,6 @@ use crate::model::Activation;
 
 /// `max_position_embeddings` of Hugging Face's Llama when the file has none.
 const DEFAULT_CONTEXT: usize = 2048;
-/// Windows of Gemma 2 and 3 when the file has none, and Gemma 3's pattern.
-const GEMMA_WINDOW: usize = 4096;
-const GEMMA3_PATTERN: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
@@ -20,6 +18,7 @@ pub(super) enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    SmolLm3,
     Phi3,
     Gemma,
     Gemma2,
@@ -27,11 +26,12 @@ pub(super) enum Family {
 }
 
 impl Family {
-    const ALL: [(Self, &str); 8] = [
+    const ALL: [(Self, &str); 9] = [
         (Self::Llama, "LlamaForCausalLM"),
         (Self::Mistral, "MistralForCausalLM"),
         (Self::Qwen2, "Qwen2ForCausalLM"),
         (Self::Qwen3, "Qwen3ForCausalLM"),
+        (Self::SmolLm3, "SmolLM3ForCausalLM"),
         (Self::Phi3, "Phi3ForCausalLM"),
         (Self::Gemma, "GemmaForCausalLM"),
         (Self::Gemma2, "Gemma2ForCausalLM"),
@@ -51,15 +51,6 @@ impl Family {
     fn is_gemma(self) -> bool {
         matches!(self, Self::Gemma | Self::Gemma2 | Self::Gemma3)
     }
-}
-
-/// How a layer attends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AttentionKind {
-    /// Positions a token sees, its own included; all if none.
-    pub(crate) window: Option<usize>,
-    /// Which of [`DecoderConfig::ropes`] turns its queries and keys.
-    pub(crate) rope: usize,
 }
 
 /// A decoder's shape.
@@ -154,7 +145,9 @@ impl DecoderConfig {
             norm_eps: norm_eps as f32,
             layers,
             ropes,
-            tied_head: raw.tie_word_embeddings.unwrap_or(family.is_gemma()),
+            tied_head: raw
+                .tie_word_embeddings
+                .unwrap_or(family.is_gemma() || family == Family::SmolLm3),
             eos,
             qkv_bias: bias || family == Family::Qwen2,
             output_bias: bias && family != Family::Qwen2,
@@ -279,6 +272,11 @@ fn head_dim(raw: &RawConfig, hidden: usize, heads: usize) -> Result<usize, Confi
 }
 
 fn gate(family: Family, raw: &RawConfig) -> Result<Activation, ConfigError> {
+    if family == Family::Gemma {
+        // Published checkpoints say `gelu` and mean the form by tanh.
+        let name = raw.hidden_act.as_deref().filter(|name| *name != "gelu");
+        return activation("hidden_act", name.unwrap_or("gelu_pytorch_tanh"));
+    }
     if family.is_gemma() {
         let name = raw.hidden_activation.as_deref();
         return activation("hidden_activation", name.unwrap_or("gelu_pytorch_tanh"));
@@ -297,102 +295,4 @@ fn softcap(key: &'static str, value: Option<f64>) -> Result<Option<f32>, ConfigE
     value
         .map(|value| Ok(positive(key, value)? as f32))
         .transpose()
-}
-
-/// The ropes of all layers, the one of full attention first, and how many
-/// positions they are right for.
-fn ropes(
-    family: Family,
-    raw: &RawConfig,
-    head_dim: usize,
-    context: usize,
-) -> Result<(Vec<Rope>, usize), ConfigError> {
-    let plain = RawRope::default();
-    let (full, sliding) = match &raw.rope_parameters {
-        Some(RawRopes::ByLayer {
-            full_attention,
-            sliding_attention,
-        }) => (&**full_attention, sliding_attention.as_deref()),
-        Some(RawRopes::All(rope)) => (&**rope, None),
-        None => (raw.rope_scaling.as_ref().unwrap_or(&plain), None),
-    };
-    let build = |raw_rope: &RawRope, theta: Option<f64>| {
-        let partial = raw_rope.partial_rotary_factor.or(raw.partial_rotary_factor);
-        let turned = (head_dim as f64 * partial.unwrap_or(1.0)) as usize;
-        if !(1..=head_dim).contains(&turned) || !turned.is_multiple_of(2) {
-            let allowed = format!("an even part of head_dim, {head_dim}");
-            return Err(range(
-                "partial_rotary_factor",
-                partial.unwrap_or(1.0),
-                allowed,
-            ));
-        }
-        let shape = RopeShape {
-            dims: turned,
-            theta,
-            context,
-            original: raw.original_max_position_embeddings,
-        };
-        Rope::build(raw_rope, shape)
-    };
-    let theta = raw.rope_theta.or((family == Family::Gemma3).then_some(1e6));
-    let (first, positions) = build(full, theta)?;
-    if family != Family::Gemma3 {
-        return Ok((vec![first], positions));
-    }
-    let (second, _) = build(sliding.unwrap_or(&plain), raw.rope_local_base_freq)?;
-    Ok((vec![first, second], positions))
-}
-
-/// Which layers look through a window.
-fn layers(
-    family: Family,
-    raw: &RawConfig,
-    count: usize,
-    ropes: usize,
-) -> Result<Vec<AttentionKind>, ConfigError> {
-    let default = matches!(family, Family::Gemma2 | Family::Gemma3).then_some(GEMMA_WINDOW);
-    let window = raw.sliding_window.or(default);
-    let is_sliding = |layer: usize| match (&raw.layer_types, family) {
-        (Some(types), _) => types
-            .get(layer)
-            .is_some_and(|kind| kind == "sliding_attention"),
-        (None, Family::Mistral | Family::Phi3) => window.is_some(),
-        (None, Family::Gemma2) => layer.is_multiple_of(2),
-        (None, Family::Gemma3) => {
-            let pattern = raw.sliding_window_pattern.unwrap_or(GEMMA3_PATTERN).max(1);
-            !(layer + 1).is_multiple_of(pattern)
-        }
-        (None, Family::Qwen2 | Family::Qwen3) => {
-            raw.use_sliding_window == Some(true) && layer >= raw.max_window_layers.unwrap_or(0)
-        }
-        (None, Family::Llama | Family::Gemma) => false,
-    };
-    if let Some(types) = &raw.layer_types {
-        let known =
-            |kind: &&String| !matches!(kind.as_str(), "full_attention" | "sliding_attention");
-        if let Some(other) = types.iter().find(known) {
-            let supported = "full_attention, sliding_attention";
-            return Err(unsupported("layer_types", other, supported));
-        }
-        if types.len() != count {
-            let allowed = format!("{count} layers' types");
-            return Err(range("layer_types", types.len(), allowed));
-        }
-    }
-    (0..count)
-        .map(|layer| match is_sliding(layer) {
-            false => Ok(AttentionKind {
-                window: None,
-                rope: 0,
-            }),
-            true => {
-                let window = raw.needed("sliding_window", window)?;
-                Ok(AttentionKind {
-                    window: Some(within("sliding_window", window, MAX_CONTEXT)?),
-                    rope: ropes - 1,
-                })
-            }
-        })
-        .collect()
 }

@@ -1,6 +1,7 @@
 //! `config.json`: what a checkpoint says of its shape, checked before anything
 //! is allocated from it.
 
+mod attention;
 mod decoder;
 mod encoder;
 mod raw;
@@ -8,7 +9,8 @@ mod rope;
 
 use crate::kernel::Shape;
 
-pub(crate) use decoder::{AttentionKind, DecoderConfig};
+pub(crate) use attention::AttentionKind;
+pub(crate) use decoder::DecoderConfig;
 pub(crate) use encoder::{EncoderConfig, Head};
 use raw::RawConfig;
 pub(crate) use rope::Rope;
@@ -60,8 +62,8 @@ pub enum ConfigError {
 
 /// Every architecture this engine computes.
 const SUPPORTED: &str = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, \
-    Phi3ForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM; and of Bert, Roberta and \
-    XLMRoberta: Model, ForMaskedLM, ForTokenClassification, ForSequenceClassification";
+    SmolLM3ForCausalLM, Phi3ForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM; \
+    and of Bert, Roberta and XLMRoberta: Model, ForMaskedLM, ForTokenClassification, ForSequenceClassification";
 
 /// A checkpoint's shape. Every combination that [`ModelConfig::parse`] lets
 /// through can be built.

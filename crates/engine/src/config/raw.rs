@@ -38,6 +38,8 @@ pub(super) struct RawConfig {
     pub(super) max_window_layers: Option<usize>,
     pub(super) sliding_window_pattern: Option<usize>,
     pub(super) layer_types: Option<Vec<String>>,
+    pub(super) no_rope_layers: Option<Vec<i64>>,
+    pub(super) no_rope_layer_interval: Option<usize>,
     pub(super) query_pre_attn_scalar: Option<f64>,
     pub(super) attn_logit_softcapping: Option<f64>,
     pub(super) final_logit_softcapping: Option<f64>,

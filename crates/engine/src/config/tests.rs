@@ -76,16 +76,26 @@ fn families_differ_where_they_should() {
         gemma3.layers[0],
         AttentionKind {
             window: Some(4),
-            rope: 1
+            rope: Some(1)
         }
     );
     assert_eq!(
         gemma3.layers[1],
         AttentionKind {
             window: None,
-            rope: 0
+            rope: Some(0)
         }
     );
+    let turned = |more: Value| {
+        let layers = family("SmolLM3ForCausalLM", more).layers;
+        layers.iter().map(|l| l.rope.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        turned(json!({"no_rope_layer_interval": 2})),
+        [true, false],
+        "the second of two"
+    );
+    assert_eq!(turned(json!({"no_rope_layers": [0, 1]})), [false, true]);
     let phi3 = family("Phi3ForCausalLM", json!({}));
     assert!(
         phi3.tensors()
@@ -132,6 +142,11 @@ fn what_cannot_be_built_is_refused_by_key() {
         let error = with(key, value).unwrap_err().to_string();
         assert!(error.contains(key), "{key}: {error}");
     }
+    let mut config = base();
+    config["architectures"] = json!(["SmolLM3ForCausalLM"]);
+    config["no_rope_layers"] = json!([1]);
+    let error = parse(&config).unwrap_err().to_string();
+    assert!(error.contains("no_rope_layers"), "{error}");
     let mut config = base();
     config.as_object_mut().unwrap().remove("hidden_size");
     let error = parse(&config).unwrap_err().to_string();

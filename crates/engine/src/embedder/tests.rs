@@ -53,7 +53,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-const EMBEDDING: [&str; 3] = ["bert", "bert-cls", "xlm-roberta"];
+const EMBEDDING: [&str; 4] = ["bert", "bert-cls", "roberta", "xlm-roberta"];
 
 #[test]
 fn tokens_and_hidden_states_agree_with_transformers() {
@@ -61,6 +61,7 @@ fn tokens_and_hidden_states_agree_with_transformers() {
         "bert",
         "bert-cls",
         "bert-ner",
+        "roberta",
         "xlm-roberta",
         "xlm-roberta-classify",
     ] {

@@ -16,24 +16,48 @@ pub enum KernelChoice {
     Portable,
     /// One number after the other: what the others are compared with.
     Scalar,
+    /// A decoder's matrices on a graphics processor, in f32; everything else
+    /// as with [`Self::Auto`]. Needs a build with the feature `wgpu`.
+    Wgpu,
 }
 
-/// A path was asked for by name that this processor cannot run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("engine.kernel = {asked} cannot run on this processor; use auto, or one of: {available}")]
-pub struct KernelUnavailable {
-    asked: KernelChoice,
-    available: &'static str,
+/// A path was asked for by name that cannot run here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KernelUnavailable {
+    /// The processor lacks what it needs.
+    #[error(
+        "engine.kernel = {asked} cannot run on this processor; use auto, or one of: {available}"
+    )]
+    Processor {
+        /// What was asked for.
+        asked: KernelChoice,
+        /// What would run.
+        available: &'static str,
+    },
+    /// This program was built without it.
+    #[error(
+        "engine.kernel = wgpu needs a program built with the feature wgpu \
+         (cargo build --release --features wgpu); this one has auto, avx512, avx2, portable and \
+         scalar"
+    )]
+    NotBuilt,
+    /// There is no graphics processor, or it cannot be used.
+    #[error("engine.kernel = wgpu finds no graphics adapter it can use: {reason}")]
+    Adapter {
+        /// What its driver, or the lack of one, says.
+        reason: String,
+    },
 }
 
 impl KernelChoice {
     /// Every choice there is.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Auto,
         Self::Avx512,
         Self::Avx2,
         Self::Portable,
         Self::Scalar,
+        Self::Wgpu,
     ];
 
     /// The name used in configuration.
@@ -45,34 +69,42 @@ impl KernelChoice {
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
             Self::Scalar => "scalar",
+            Self::Wgpu => "wgpu",
         }
     }
 
-    /// Finds the path on this processor.
+    /// Finds the path on this machine.
     ///
     /// # Errors
     ///
-    /// When the path was named and the processor lacks it.
+    /// When the path was named and the processor lacks it, or the program was
+    /// built without it, or there is no graphics adapter for it.
     pub fn resolve(self) -> Result<KernelPath, KernelUnavailable> {
+        if self == Self::Wgpu {
+            crate::gpu::open()?;
+        }
         let kind = match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Auto | Self::Avx512 if has_avx512_vnni() => Kind::Avx512,
+            Self::Auto | Self::Wgpu | Self::Avx512 if has_avx512_vnni() => Kind::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Self::Auto | Self::Avx2 if has_avx2() => Kind::Avx2,
-            Self::Auto | Self::Portable => Kind::Portable,
+            Self::Auto | Self::Wgpu | Self::Avx2 if has_avx2() => Kind::Avx2,
+            Self::Auto | Self::Wgpu | Self::Portable => Kind::Portable,
             Self::Scalar => Kind::Scalar,
             Self::Avx512 | Self::Avx2 => {
                 let available = match Self::Avx2.resolve().is_ok() && self != Self::Avx2 {
                     true => "avx2, portable, scalar",
                     false => "portable, scalar",
                 };
-                return Err(KernelUnavailable {
+                return Err(KernelUnavailable::Processor {
                     asked: self,
                     available,
                 });
             }
         };
-        Ok(KernelPath(kind))
+        Ok(KernelPath {
+            kind,
+            gpu: self == Self::Wgpu,
+        })
     }
 }
 
@@ -95,14 +127,18 @@ impl std::str::FromStr for KernelChoice {
 
 /// A kernel name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("engine.kernel = {0:?} is unknown; use auto, avx512, avx2, portable or scalar")]
+#[error("engine.kernel = {0:?} is unknown; use auto, avx512, avx2, portable, scalar or wgpu")]
 pub struct UnknownKernel(String);
 
-/// A code path this processor has been seen to support. Only
+/// A code path this machine has been seen to support. Only
 /// [`KernelChoice::resolve`] makes one, which is what the unsafe calls of the
 /// vector paths rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelPath(Kind);
+pub struct KernelPath {
+    kind: Kind,
+    /// Whether a decoder's matrices go to the graphics adapter.
+    gpu: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -123,9 +159,12 @@ impl KernelPath {
     /// and models on it have numerics ids of their own. None but for AVX-512.
     #[must_use]
     pub fn fused(self) -> Option<Self> {
-        match self.0 {
+        match self.kind {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Fused => Some(Self(Kind::Avx512Fused)),
+            Kind::Avx512 | Kind::Avx512Fused if !self.gpu => Some(Self {
+                kind: Kind::Avx512Fused,
+                gpu: false,
+            }),
             _ => None,
         }
     }
@@ -135,14 +174,20 @@ impl KernelPath {
         self.fused() == Some(self)
     }
 
+    /// Whether a decoder's matrices go to the graphics adapter.
+    pub(crate) fn is_gpu(self) -> bool {
+        self.gpu
+    }
+
+    /// The path of packed layers: an encoder's, on a graphics path too.
     pub(super) fn kind(self) -> Kind {
-        self.0
+        self.kind
     }
 
     /// The most tokens whose sums fit the path's registers, with as many tile
     /// rows as it takes at a time.
     pub(super) fn group(self) -> usize {
-        match self.0 {
+        match self.kind {
             Kind::Scalar => 1,
             Kind::Portable => 2,
             #[cfg(target_arch = "x86_64")]
@@ -154,7 +199,7 @@ impl KernelPath {
 
     /// Whether it takes two tile rows at a time.
     pub(super) fn pairs(self) -> bool {
-        match self.0 {
+        match self.kind {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Fused => true,
             _ => false,
@@ -164,7 +209,8 @@ impl KernelPath {
     /// The path's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self.0 {
+        match self.kind {
+            _ if self.gpu => KernelChoice::Wgpu.as_str(),
             Kind::Scalar => "scalar",
             Kind::Portable => "portable",
             #[cfg(target_arch = "x86_64")]

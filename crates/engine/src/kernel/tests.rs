@@ -308,3 +308,13 @@ fn pages_give_the_same_bits_on_every_path() {
         check(&bytes, dims, &q, &w);
     }
 }
+
+#[cfg(not(feature = "wgpu"))]
+#[test]
+fn a_graphics_path_is_refused_with_what_to_build() {
+    let choice: KernelChoice = "wgpu".parse().unwrap();
+    let error = choice.resolve().unwrap_err().to_string();
+    assert!(error.contains("--features wgpu"), "{error}");
+    let error = "cuda".parse::<KernelChoice>().unwrap_err().to_string();
+    assert!(error.ends_with("scalar or wgpu"), "{error}");
+}

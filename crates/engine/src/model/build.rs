@@ -3,9 +3,10 @@
 use burn::tensor::Device;
 
 use super::device;
-use super::layers::{LayerNorm, PackedLinear, Projection, RmsNorm};
+use super::layers::{GpuLinear, LayerNorm, PackedLinear, Projection, RmsNorm};
 use super::stack::Norm;
 use crate::artifact::TensorError;
+use crate::gpu;
 use crate::kernel::{Encoding, KernelPath, PackedMatrix, Shape, pack};
 
 /// How matrices are held in memory.
@@ -15,6 +16,28 @@ pub(crate) enum Precision {
     Packed(Encoding, KernelPath),
     /// f32, as the file has them. For comparison with other programs.
     Dense,
+    /// f32 on the graphics adapter, from a file with matrices encoded so; what
+    /// stays on the processor is packed for this path.
+    Gpu(Option<Encoding>, KernelPath),
+}
+
+impl Precision {
+    /// How the same model's matrices are held on the processor.
+    pub(super) fn on_host(self) -> Self {
+        match self {
+            Self::Gpu(Some(encoding), path) => Self::Packed(encoding, path),
+            Self::Gpu(None, _) => Self::Dense,
+            host => host,
+        }
+    }
+
+    /// How the file's matrices are encoded; none are f32.
+    pub(crate) fn encoding(self) -> Option<Encoding> {
+        match self.on_host() {
+            Self::Packed(encoding, _) => Some(encoding),
+            _ => None,
+        }
+    }
 }
 
 /// A matrix as its file holds it.
@@ -51,11 +74,21 @@ pub(super) struct Part {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(weights: &'a dyn Weights, precision: Precision) -> Self {
+        let device = match precision {
+            // A path on the adapter is proof that it was opened.
+            Precision::Gpu(..) => gpu::open().map_or_else(|_| device(), |a| a.device.clone()),
+            _ => device(),
+        };
         Self {
             weights,
             precision,
-            device: device(),
+            device,
         }
+    }
+
+    /// The same for what stays on the processor.
+    pub(super) fn on_host(&self) -> Self {
+        Self::new(self.weights, self.precision.on_host())
     }
 
     /// Matrices with the same inputs as one projection, their outputs side by
@@ -80,7 +113,46 @@ impl<'a> Builder<'a> {
                     &self.device,
                 ))
             }
+            Precision::Gpu(..) => Ok(Projection::Gpu(self.gpu_linear(parts, k)?)),
         }
+    }
+
+    /// [`Self::projection`] on the graphics adapter, unpacked and sent there
+    /// piece by piece.
+    fn gpu_linear(&self, parts: &[Part], k: usize) -> Result<GpuLinear, TensorError> {
+        let piece = gpu::open().map_or(usize::MAX, |adapter| adapter.piece_bytes);
+        let most = (piece / (k * size_of::<f32>())).max(1);
+        let mut linear = GpuLinear::new(self.bias(parts)?, &self.device);
+        let mut rows = Vec::new();
+        for part in parts {
+            let name = format!("{}.weight", part.name);
+            let shape = Shape { n: part.outputs, k };
+            let matrix = self.weights.matrix(&name, shape)?;
+            for row in 0..shape.n {
+                match &matrix {
+                    Matrix::Dense(weights) => rows.extend_from_slice(&weights[row * k..][..k]),
+                    Matrix::Packed(matrix) => crate::kernel::unpack_row(matrix, row, &mut rows),
+                }
+                if rows.len() == most * k {
+                    linear.push(std::mem::take(&mut rows), k, &self.device);
+                }
+            }
+        }
+        if !rows.is_empty() {
+            linear.push(rows, k, &self.device);
+        }
+        Ok(linear)
+    }
+
+    /// Waits until the device has all that was sent there.
+    pub(super) fn finish(&self) -> Result<(), TensorError> {
+        if !gpu::holds(&self.device) {
+            return Ok(());
+        }
+        let sent = self.device.sync();
+        sent.map_err(|error| TensorError::Adapter {
+            reason: error.to_string(),
+        })
     }
 
     /// [`Self::projection`] where matrices are packed in any case.

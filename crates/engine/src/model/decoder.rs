@@ -1,7 +1,7 @@
 //! Decoders of the Llama line: embedding, layers, norm and head.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::build::{Builder, Part, Precision, Weights};
 use super::layers::{Projection, RmsNorm};
@@ -9,6 +9,7 @@ use super::math::{self, AttendSpec, Rotation, Segment};
 use super::{Activation, KvCache, KvLayout, KvType, device, ops};
 use crate::artifact::TensorError;
 use crate::config::{AttentionKind, DecoderConfig, Rope};
+use crate::gpu;
 
 /// A decoder of one of the families of [`DecoderConfig`].
 #[derive(Module, Debug)]
@@ -16,8 +17,12 @@ pub(crate) struct Decoder {
     embedding: Projection,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    /// Absent where the embedding serves as the head too.
+    /// Absent where the embedding serves as the head too. On a graphics adapter
+    /// it never does: rows are looked up on the processor.
     head: Option<Projection>,
+    /// Where the layers are.
+    #[module(skip)]
+    device: Device,
     #[module(skip)]
     rules: Rules,
     #[module(skip)]
@@ -80,7 +85,7 @@ impl Decoder {
         (precision, kv): (Precision, KvType),
     ) -> Result<Self, TensorError> {
         let builder = Builder::new(weights, precision);
-        let table = |name: &str| {
+        let table = |builder: &Builder<'_>, name: &str| {
             let part = Part {
                 name: name.to_owned(),
                 outputs: config.vocab,
@@ -90,14 +95,17 @@ impl Decoder {
         };
         let layers = (0..config.layers.len()).map(|index| Layer::build(&builder, config, index));
         let norm = (config.norm_offset, config.norm_eps);
-        Ok(Self {
-            embedding: table("model.embed_tokens")?,
+        const EMBEDDING: &str = "model.embed_tokens";
+        let decoder = Self {
+            embedding: table(&builder.on_host(), EMBEDDING)?,
             layers: layers.collect::<Result<_, _>>()?,
             norm: builder.rms_norm("model.norm.weight", config.hidden, norm)?,
             head: match config.tied_head {
+                true if gpu::holds(&builder.device) => Some(table(&builder, EMBEDDING)?),
                 true => None,
-                false => Some(table("lm_head")?),
+                false => Some(table(&builder, "lm_head")?),
             },
+            device: builder.device.clone(),
             rules: Rules {
                 heads: config.heads,
                 kv_heads: config.kv_heads,
@@ -117,7 +125,9 @@ impl Decoder {
                 kind: kv,
             },
             vocab: config.vocab,
-        })
+        };
+        builder.finish()?;
+        Ok(decoder)
     }
 
     /// The logits after the last of `ids`, which extend what `cache` holds.
@@ -168,7 +178,8 @@ impl Decoder {
     /// Whether reading many tokens at once gives the bits of reading them one
     /// by one.
     pub(crate) fn is_row_exact(&self) -> bool {
-        self.embedding.is_row_exact()
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        head.is_row_exact()
     }
 
     /// The hidden states of all streams' tokens, `[tokens, hidden]`.
@@ -186,6 +197,9 @@ impl Decoder {
         let mut x = self.embedding.rows(&ids, &device());
         if self.rules.embedding_scale != 1.0 {
             x = x * self.rules.embedding_scale;
+        }
+        if gpu::holds(&self.device) {
+            x = ops::moved(x, &self.device);
         }
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x, index, inputs, &rotations, &self.rules);
@@ -277,7 +291,7 @@ impl Layer {
             window: self.kind.window,
             causal: true,
             norms: norms.map(|n| (&*n.query, &*n.key, rules.norm_eps)),
-            rotation: Some(&rotations[self.kind.rope]),
+            rotation: self.kind.rope.map(|rope| &rotations[rope]),
         };
         let mut segments: Vec<Segment<'_>> = inputs
             .iter_mut()

@@ -13,6 +13,8 @@ pub(crate) enum Projection {
     Packed(PackedLinear),
     /// f32, Burn's matrix product.
     Dense(DenseLinear),
+    /// f32 on the graphics adapter.
+    Gpu(GpuLinear),
 }
 
 /// Packed matrices with the same inputs; see [`crate::kernel`]. The bytes are
@@ -32,6 +34,14 @@ pub(crate) struct PackedLinear {
 #[derive(Module, Debug)]
 pub(crate) struct DenseLinear {
     weight: Param<Tensor<2>>,
+    bias: Option<Param<Tensor<1>>>,
+}
+
+/// `[out, in]` in f32 on the graphics adapter, in pieces that fit its buffers:
+/// their outputs stand side by side.
+#[derive(Module, Debug)]
+pub(crate) struct GpuLinear {
+    pieces: Vec<Param<Tensor<2>>>,
     bias: Option<Param<Tensor<1>>>,
 }
 
@@ -75,10 +85,12 @@ impl Projection {
                     None => out,
                 }
             }
+            Self::Gpu(layer) => layer.forward(x),
         }
     }
 
-    /// Rows by number: the embedding of tokens.
+    /// Rows by number: the embedding of tokens. `device` is the processor, where
+    /// embeddings are in any case.
     pub(super) fn rows(&self, ids: &[u32], device: &Device) -> Tensor<2> {
         match self {
             Self::Packed(layer) => ops::packed_rows(layer, ids, device),
@@ -88,12 +100,42 @@ impl Projection {
                 let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), device);
                 layer.weight.val().select(0, ids)
             }
+            Self::Gpu(_) => unreachable!("embeddings are built on the processor"),
         }
     }
 
     /// Whether a row's result is the same alone and among others.
     pub(super) fn is_row_exact(&self) -> bool {
         matches!(self, Self::Packed(_))
+    }
+}
+
+impl GpuLinear {
+    /// No outputs yet.
+    pub(super) fn new(bias: Option<Vec<f32>>, device: &Device) -> Self {
+        Self {
+            pieces: Vec::new(),
+            bias: bias.map(|bias| vector(bias, device)),
+        }
+    }
+
+    /// Adds rows of `k` weights.
+    pub(super) fn push(&mut self, rows: Vec<f32>, k: usize, device: &Device) {
+        let n = rows.len() / k;
+        let data = TensorData::new(rows, [n, k]);
+        self.pieces.push(param(Tensor::from_data(data, device)));
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let piece = |w: &Param<Tensor<2>>| x.clone().matmul(w.val().transpose());
+        let out = match &self.pieces[..] {
+            [whole] => piece(whole),
+            pieces => Tensor::cat(pieces.iter().map(piece).collect(), 1),
+        };
+        match &self.bias {
+            Some(bias) => out + bias.val().unsqueeze(),
+            None => out,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod encoder;
 mod layers;
 pub(crate) mod math;
 mod ops;
+mod plain;
 mod stack;
 
 use burn::tensor::Device;
@@ -24,7 +25,8 @@ pub(crate) use decoder::{Decoder, Input};
 pub(crate) use encoder::Encoder;
 pub(crate) use math::Activation;
 
-/// The one device this crate computes on.
+/// The processor: where everything is computed that is not on a graphics
+/// adapter.
 fn device() -> Device {
     Device::flex()
 }

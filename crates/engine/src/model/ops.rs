@@ -1,7 +1,9 @@
 //! The models' own operations under Burn: a backend extension of Flex.
 //!
 //! Burn's tensors go in and come out; what happens inside is [`kernel`] and
-//! [`math`](super::math) on their buffers.
+//! [`math`](super::math) on their buffers. What decoders need works on a
+//! graphics adapter's tensors too: [`plain`](super::plain) there, and attention
+//! on the processor, where keys and values are.
 
 use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::tensor::FloatTensor;
@@ -10,8 +12,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::layers::PackedLinear;
 use super::math::{self, Activation, AttendSpec, Segment};
+use super::plain;
 use super::stack::{self, StackLayer, StackRules};
-use crate::kernel;
+use crate::{gpu, kernel};
 
 #[backend_extension(Flex)]
 trait ModelOps: Backend {
@@ -113,6 +116,15 @@ fn matrix(values: Vec<f32>, width: usize) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, [rows, width]))
 }
 
+fn on_adapter(x: &Tensor<2>) -> bool {
+    cfg!(feature = "wgpu") && gpu::holds(&x.device())
+}
+
+/// The same values on another device.
+pub(super) fn moved(x: Tensor<2>, device: &Device) -> Tensor<2> {
+    Tensor::from_data(x.into_data(), device)
+}
+
 /// `x · wᵀ + bias` for packed matrices; `x` is `[tokens, k]`.
 pub(super) fn packed_linear(x: Tensor<2>, layer: &PackedLinear) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as ModelOps>::packed_linear(
@@ -138,6 +150,11 @@ pub(super) fn attend(
     segments: &mut [Segment<'_>],
     spec: AttendSpec<'_>,
 ) -> Tensor<2> {
+    if on_adapter(&qkv) {
+        let device = qkv.device();
+        let attended = attend(moved(qkv, &super::device()), segments, spec);
+        return moved(attended, &device);
+    }
     Tensor::from_dispatch(<Dispatch as ModelOps>::attend(
         qkv.into_dispatch(),
         segments,
@@ -162,6 +179,9 @@ pub(super) fn stack(
 
 /// See [`math::rms_norm`].
 pub(super) fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2> {
+    if on_adapter(&x) {
+        return plain::rms_norm(x, weight, eps);
+    }
     Tensor::from_dispatch(<Dispatch as ModelOps>::rms_norm(
         x.into_dispatch(),
         weight.into_dispatch(),
@@ -181,6 +201,9 @@ pub(super) fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: 
 
 /// See [`math::gated`].
 pub(super) fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    if on_adapter(&gate_up) {
+        return plain::gated(gate_up, activation);
+    }
     Tensor::from_dispatch(<Dispatch as ModelOps>::gated(
         gate_up.into_dispatch(),
         activation,

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::{Tensor, TensorData};
 use serde::Deserialize;
 
+use super::layers::{GpuLinear, Projection};
 use super::*;
 use crate::artifact::{Artifact, Quantization};
 use crate::config::ModelConfig;
-use crate::kernel::{Encoding, KernelChoice, KernelPath};
+use crate::kernel::{Encoding, KernelChoice, KernelPath, Shape};
 use crate::loaded::KvCacheType;
 
 #[derive(Deserialize)]
@@ -24,7 +26,7 @@ struct Golden {
     short_logits: Vec<Vec<f32>>,
 }
 
-const DECODERS: [&str; 13] = [
+const DECODERS: [&str; 15] = [
     "llama2",
     "llama3",
     "llama-linear",
@@ -35,7 +37,9 @@ const DECODERS: [&str; 13] = [
     "mistral",
     "qwen2",
     "qwen3",
+    "smollm3",
     "phi3",
+    "gemma",
     "gemma2",
     "gemma3",
 ];
@@ -130,6 +134,79 @@ fn every_decoder_agrees_with_transformers_in_f32() {
         assert_eq!(ids, golden.greedy_ids, "{name}");
         assert!(!golden.prompt.is_empty());
     }
+}
+
+#[test]
+fn configurations_of_either_generation_of_transformers_mean_the_same() {
+    let mut compared = 0;
+    for name in DECODERS.into_iter().chain(["phi3-longrope"]) {
+        let read = |file: &str| std::fs::read(directory(name).join(file));
+        let Ok(older) = read("config.v4.json") else {
+            continue;
+        };
+        let newer = ModelConfig::parse(&read("config.json").unwrap()).unwrap();
+        assert_eq!(ModelConfig::parse(&older).unwrap(), newer, "{name}");
+        compared += 1;
+    }
+    assert_eq!(compared, 14, "all but odd-llama and sharded have both");
+}
+
+/// What an adapter computes in Burn's own operations, here on the processor.
+#[test]
+fn plain_operations_compute_what_our_own_do() {
+    let values = |count: usize, seed: f32| {
+        let value = |i: usize| ((i as f32 * 0.37 + seed).sin() * 9.0).powi(3) / 40.0;
+        (0..count).map(value).collect::<Vec<f32>>()
+    };
+    let tensor = |values: &[f32], rows: usize| {
+        let data = TensorData::new(values.to_vec(), [rows, values.len() / rows]);
+        Tensor::<2>::from_data(data, &device())
+    };
+    let close = |plain: Tensor<2>, own: Vec<f32>, what: &str| {
+        let plain: Vec<f32> = plain.into_data().try_into_vec().unwrap();
+        let pairs: Vec<(f32, f32)> = plain.into_iter().zip(own).collect();
+        assert!(largest(&pairs) < 3e-5, "{what}: {}", largest(&pairs));
+    };
+    let (x, weight) = (values(3 * 64, 0.1), values(64, 0.7));
+    let plain_weight = Tensor::<1>::from_data(TensorData::new(weight.clone(), [64]), &device());
+    let normed = plain::rms_norm(tensor(&x, 3), plain_weight, 1e-5);
+    close(normed, math::rms_norm(&x, &weight, 1e-5), "norm");
+    for activation in [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::Tanh,
+    ] {
+        let own = math::gated(&x, 32, activation);
+        close(
+            plain::gated(tensor(&x, 3), activation),
+            own,
+            &format!("{activation:?}"),
+        );
+    }
+}
+
+#[test]
+fn a_matrix_in_pieces_computes_what_it_does_whole() {
+    let weights: Vec<f32> = (0..7 * 8).map(|i| (i as f32).sin()).collect();
+    let bias: Vec<f32> = (0..7).map(|i| i as f32).collect();
+    let data = TensorData::new(weights.clone(), [7, 8]);
+    let x = Tensor::<2>::from_data(data, &device());
+    let whole = Projection::dense(
+        weights.clone(),
+        Shape { n: 7, k: 8 },
+        Some(bias.clone()),
+        &device(),
+    );
+    let mut cut = GpuLinear::new(Some(bias), &device());
+    for piece in weights.chunks(3 * 8) {
+        cut.push(piece.to_vec(), 8, &device());
+    }
+    let values = |x: Tensor<2>| x.into_data().try_into_vec::<f32>().unwrap();
+    let cut = values(Projection::Gpu(cut).forward(x.clone()));
+    let pairs: Vec<_> = cut.into_iter().zip(values(whole.forward(x))).collect();
+    assert!(pairs.len() == 49 && largest(&pairs) < 1e-5);
 }
 
 /// f16 holds these checkpoints' weights exactly, so what is left is the order

@@ -28,10 +28,8 @@ pub(crate) enum Step {
     Fail(ErrorClass),
     Done(u64),
     Hang,
-    /// Goes on from what was said, one token at a time with this pause before
-    /// each, until it has said so many in all.
+    /// Goes on to so many tokens in all, with this pause before each.
     Say(u64, Duration),
-    /// Ends an answer of [`Step::Say`].
     End,
 }
 
@@ -252,7 +250,7 @@ impl Fleet for FakeFleet {
 }
 
 impl World {
-    /// A gateway-like dispatcher on a MEC node called `here`.
+    /// A dispatcher on a MEC node called `here`.
     pub(crate) fn new(candidates: Vec<CandidateState>) -> Self {
         Self::at(Tier::Mec, candidates)
     }
