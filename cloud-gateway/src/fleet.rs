@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiermesh_bedrock::BedrockCloud;
 use tiermesh_core::{
-    CandidateState, Clock, Destination, Fleet, Infer, NodeId, Snapshot, Tier, Time,
+    CandidateState, CapacityReport, Clock, Destination, Fleet, Infer, NodeId, Snapshot, Tier, Time,
 };
 use tiermesh_link::session::NodeHello;
 use tiermesh_link::{LinkedNode, NodeTable, NodeWatch, OfferSource};
@@ -50,7 +50,7 @@ impl NodeWatch for Listener {
         let rtt_ms = node.rtt.as_secs_f32() * 1e3;
         self.memory.nodes(|tracker| {
             if !tracker.has(&hello.node) {
-                tracker.join(joined(hello), now);
+                tracker.join(joined(hello, report), now);
             }
             tracker.report(&hello.node, report, rtt_ms, node.reported_at);
             tracker.credits(&hello.node, credits, now);
@@ -62,7 +62,9 @@ impl NodeWatch for Listener {
     }
 }
 
-fn joined(hello: &NodeHello) -> Joined {
+/// A node with its first report, which tells what its idle cache holds.
+fn joined(hello: &NodeHello, report: &CapacityReport) -> Joined {
+    let room = report.models.iter().map(|model| model.kv_tokens_free).max();
     Joined {
         place: Destination {
             tier: hello.tier,
@@ -74,7 +76,7 @@ fn joined(hello: &NodeHello) -> Joined {
         models: hello.models.clone(),
         // Its own report, which knows everybody's streams, predicts.
         slots: None,
-        cache_tokens: 0,
+        cache_tokens: u64::from(room.unwrap_or(0)),
         base_ms: 0.0,
     }
 }

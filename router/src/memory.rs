@@ -5,7 +5,11 @@
 //! and a snapshot is one reference: nothing is rebuilt for a request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tiermesh_core::{Calibrated, Done, ModelId, NodeId, RequestMeta, Snapshot, Time};
+use tiermesh_core::{
+    Calibrated, CandidateState, Done, ModelId, NodeId, PREFIX_BLOCK_TOKENS, RequestMeta, Snapshot,
+    Time,
+};
+use tiermesh_decision::Warm;
 use tiermesh_decision::analysis::{Analysis, Estimator, PromptLength};
 use tiermesh_decision::state::{Lengths, Opened, Prompts, StreamId, Tracker};
 
@@ -86,6 +90,39 @@ impl Memory {
         Analysis::of(meta, &*self.estimator, (&inner.lengths, &inner.prompts))
     }
 
+    /// Which candidates of a snapshot have how much of a prompt at hand.
+    pub(crate) fn warm(&self, meta: &RequestMeta, snapshot: &Snapshot) -> Vec<Warm> {
+        let mut found = Vec::new();
+        if meta.prefix.is_empty() {
+            return found;
+        }
+        let inner = self.lock();
+        let tracker = &inner.tracker;
+        tracker.warm(&meta.prefix, PREFIX_BLOCK_TOKENS, &mut found);
+        let now = tracker.snapshot();
+        drop(inner);
+        // Places are those of the tracker; the snapshot may be of another
+        // moment, or a part.
+        found.retain_mut(|warm| {
+            let Some(wanted) = now.candidates.get(warm.index) else {
+                return false;
+            };
+            let is_it = |c: &CandidateState| c.node == wanted.node && c.model.id == wanted.model.id;
+            let there = snapshot.candidates.get(warm.index);
+            match there {
+                Some(candidate) if is_it(candidate) => true,
+                _ => match snapshot.candidates.iter().position(is_it) {
+                    Some(index) => {
+                        warm.index = index;
+                        true
+                    }
+                    None => false,
+                },
+            }
+        });
+        found
+    }
+
     /// A whole answer came from this model: `alone` says that nobody else had
     /// a part in it.
     pub(crate) fn answered(&self, meta: &RequestMeta, model: &ModelId, alone: bool, done: &Done) {
@@ -102,7 +139,7 @@ impl Memory {
     pub(crate) fn sent(
         self: &Arc<Self>,
         (node, model): (&NodeId, &ModelId),
-        opened: Opened,
+        (opened, prefix): (Opened, &[u64]),
         now: Time,
     ) -> Option<Sight> {
         let mut inner = self.lock();
@@ -111,7 +148,8 @@ impl Memory {
         let stream = StreamId(inner.next);
         inner.next += 1;
         let opened = Opened { index, ..opened };
-        inner.tracker.opened(stream, &opened, (&[], 1), now);
+        let prompt = (prefix, PREFIX_BLOCK_TOKENS);
+        inner.tracker.opened(stream, &opened, prompt, now);
         Some(Sight {
             memory: Arc::clone(self),
             stream,

@@ -20,3 +20,4 @@ mod privacy;
 mod resume;
 mod streams;
 mod support;
+mod tenants;

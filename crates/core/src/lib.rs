@@ -32,6 +32,7 @@ pub use id::{ModelDigest, ModelId, NodeId, NumericsId, PolicyName, Region, Reque
 pub use money::Usd;
 pub use privacy::{Destination, Permit, PermitError, PermitScope, Privacy, Sealed};
 pub use reason::Reason;
+pub use request::PREFIX_BLOCK_TOKENS;
 pub use request::{
     Content, Continuity, DeviceInfo, FieldError, Message, ModelSelector, NetworkKind,
     OutputConstraint, RawRequest, Request, RequestMeta, Role, Sampling, Task, Thermal,

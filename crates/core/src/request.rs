@@ -9,7 +9,10 @@ use crate::privacy::Privacy;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+mod prefix;
 mod validate;
+
+pub use prefix::PREFIX_BLOCK_TOKENS;
 
 pub use validate::{FieldError, RawRequest};
 
@@ -367,6 +370,10 @@ pub struct RequestMeta {
     pub device: DeviceInfo,
     /// Bytes of content, for estimates that need no look inside.
     pub content_bytes: usize,
+    /// How the content begins: digests of its blocks of 256 bytes, each of all
+    /// up to there, for whoever wants to know what was read before. Never on a
+    /// wire and never recorded.
+    pub prefix: Vec<u64>,
 }
 
 impl RequestMeta {

@@ -61,9 +61,9 @@ impl Call {
         })
     }
 
-    /// The customer that calls: none, as long as doors ask for no keys.
-    pub(crate) const fn tenant(&self) -> Option<&str> {
-        None
+    /// The customer whose API key it brought; none where the door asks for none.
+    pub(crate) fn tenant(&self) -> Option<&str> {
+        self.holder.as_ref()?.tenant.as_deref()
     }
 
     pub(crate) fn caller(&self) -> Caller<'_> {

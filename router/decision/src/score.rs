@@ -74,7 +74,9 @@ impl<'a> Scale<'a> {
                 // A hot prefix must not melt its node: with no slot free, what
                 // it has at hand earns nothing but the time it really saves.
                 slots if slots > 0 && candidate.outlook.open >= slots => 0.0,
-                _ => 100.0 * estimate.warm_share,
+                slots if slots > 0 => 100.0 * estimate.warm_share,
+                // Slots are not known: the share of the node that is free is.
+                _ => 100.0 * estimate.warm_share * (1.0 - coarse(f64::from(candidate.load))),
             },
         }
     }

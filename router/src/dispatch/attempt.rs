@@ -121,7 +121,7 @@ impl Attempt {
             .breakers
             .admit(candidate, started)
             .map_err(|retry_in| Failed::by_class(breaker_is_open(&candidate.node, retry_in)))?;
-        let sight = follow(shared, decided, position, started);
+        let sight = follow(shared, request.meta(), decided, position, started);
         let patience = Patience::of(shared, request, decided, position, started);
         let scope = context.scope;
         let request = Arc::clone(request);

@@ -9,7 +9,7 @@ use tiermesh_core::{
 };
 use tiermesh_decision::analysis::Analysis;
 use tiermesh_decision::record::{leaving_out, placed};
-use tiermesh_decision::{Choice, Limits, Plan, Policy, Question, decide};
+use tiermesh_decision::{Choice, Limits, Plan, Policy, Question, Warm, decide};
 
 pub(crate) struct Decided {
     pub(crate) policy: Arc<Policy>,
@@ -27,8 +27,11 @@ pub(crate) struct Decided {
 }
 
 /// What a decision is made with, beside the request and the candidates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Terms {
+    /// Who has how much of the prompt at hand, by their places in the snapshot
+    /// that is decided from.
+    warm: Vec<Warm>,
     /// When it was made.
     now: Time,
     seed: u64,
@@ -94,6 +97,7 @@ impl Decided {
         let left_out: Vec<_> = left_out.map(|(place, _)| place).collect();
         let terms = Terms {
             now: shared.clock.now(),
+            warm: Vec::new(),
             ..self.terms
         };
         let asked = (meta, self.context.clone(), Arc::clone(&self.policy));
@@ -110,8 +114,9 @@ impl Decided {
         shared: &Shared,
         (meta, context, policy): (&RequestMeta, Context, Arc<Policy>),
         snapshot: Snapshot,
-        terms: Terms,
+        mut terms: Terms,
     ) -> Result<Self, Refusal> {
+        terms.look(shared, meta, &snapshot);
         let question = terms.question(meta, &context, &policy, &shared.own);
         let limits = Limits::asked(&question);
         let plan = decide(&question, &snapshot)?;
@@ -125,6 +130,12 @@ impl Decided {
             context,
             among: None,
         })
+    }
+
+    /// How much of the prompt whoever has this place has at hand.
+    pub(crate) fn warm_tokens(&self, index: usize) -> u32 {
+        let found = self.terms.warm.iter().find(|warm| warm.index == index);
+        found.map_or(0, |warm| warm.tokens)
     }
 
     /// Draws the lots of this request's jitter.
@@ -168,11 +179,19 @@ impl Terms {
             now,
             seed: lot(meta),
             analysis: memory.map(|memory| memory.analysis(meta)),
+            warm: Vec::new(),
+        }
+    }
+
+    /// Looks who of a snapshot has the prompt at hand.
+    pub(crate) fn look(&mut self, shared: &Shared, meta: &RequestMeta, snapshot: &Snapshot) {
+        if let Some(memory) = &shared.keeps.memory {
+            self.warm = memory.warm(meta, snapshot);
         }
     }
 
     pub(crate) fn question<'a>(
-        &self,
+        &'a self,
         meta: &'a RequestMeta,
         context: &'a Context,
         policy: &'a Policy,
@@ -187,7 +206,7 @@ impl Terms {
             complexity: self.analysis.map(|known| known.complexity),
             prompt_tokens: self.analysis.and_then(|known| known.prompt_tokens),
             answer: self.analysis.and_then(|known| known.answer),
-            warm: &[],
+            warm: &self.warm,
             now: self.now,
             seed: self.seed,
         }

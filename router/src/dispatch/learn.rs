@@ -15,6 +15,7 @@ use tiermesh_decision::{Limits, decide};
 /// Follows an attempt, to learn from it.
 pub(super) fn follow(
     shared: &Shared,
+    meta: &RequestMeta,
     decided: &Decided,
     position: usize,
     now: Time,
@@ -25,10 +26,13 @@ pub(super) fn follow(
     let opened = Opened {
         index: choice.index,
         estimate: choice.estimate,
-        cold_tokens: limits.likely_prompt,
+        cold_tokens: limits
+            .likely_prompt
+            .saturating_sub(decided.warm_tokens(choice.index)),
         likely_tokens: limits.answer.0,
     };
-    memory.sent((&candidate.node, &candidate.model.id), opened, now)
+    let asked = (&candidate.node, &candidate.model.id);
+    memory.sent(asked, (opened, &meta.prefix), now)
 }
 
 impl Attempt {
@@ -108,7 +112,8 @@ impl Shared {
         context.deadline = Limits::of(meta, &context, policy, now).deadline;
         let mut snapshot = self.fleet.snapshot();
         self.breakers.merge(&mut snapshot, now);
-        let terms = Terms::of(self, meta, now);
+        let mut terms = Terms::of(self, meta, now);
+        terms.look(self, meta, &snapshot);
         let question = terms.question(meta, &context, policy, &self.own);
         if let Err(none) = decide(&question, &snapshot) {
             let removed_by = none.constraint.map(|by| by.code());

@@ -131,6 +131,7 @@ impl RawRequest {
             sampling,
             device: self.device,
             content_bytes: content.bytes(),
+            prefix: super::prefix::prefix(&content),
         };
         if meta.device.battery_percent.is_some_and(|p| p > 100) {
             return Err(FieldError::new(

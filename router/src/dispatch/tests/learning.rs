@@ -6,8 +6,8 @@ use futures::StreamExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
-    Account, CandidateState, CapacityReport, Context, ErrorClass, Explain as _, NodeId, Reason,
-    Tier, Time,
+    Account, CandidateState, CapacityReport, Content, Context, ErrorClass, Explain as _, NodeId,
+    Reason, Tier, Time,
 };
 use tiermesh_decision::Policies;
 use tiermesh_decision::record::{Journal, Made, Outcome, Recorder, replay};
@@ -63,7 +63,7 @@ fn remembering(candidates: Vec<CandidateState>) -> (World, Arc<Memory>, Arc<Kept
                 transit: None,
                 models: vec![candidate.model.clone()],
                 slots: None,
-                cache_tokens: 0,
+                cache_tokens: 10_000,
                 base_ms: 0.0,
             };
             tracker.join(joined, Time::ZERO);
@@ -317,5 +317,59 @@ async fn a_tenant_runs_under_no_policy_that_is_not_its_own() {
             None => assert!(!refused),
             Some(error) => assert_eq!(error.reason, "POLICY_NOT_ALLOWED"),
         }
+    }
+}
+
+/// A long beginning that many prompts have.
+fn beginning(end: &str) -> Content {
+    let system = "You read product titles and answer with the brand alone. ".repeat(40);
+    Content::Prompt(format!("{system}{end}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompts_that_begin_alike_go_where_the_beginning_was_read_until_that_node_is_busy() {
+    let edges = ["edge-1", "edge-2", "edge-3"].map(|name| candidate(Tier::Mec, name));
+    let (world, memory, kept) = remembering(edges.to_vec());
+    let at = |n: u32, end: &'static str| {
+        request("interactive", |raw| {
+            raw.request_id = format!("r{n}");
+            raw.content = Some(beginning(end));
+        })
+    };
+    let explain = |n: u32| {
+        let asked = at(n, "next");
+        let context = Context::default();
+        let decision = world.dispatcher.explain(asked.meta(), &context).unwrap();
+        decision.node.to_string()
+    };
+    // Nobody has read it: lots decide, and they fall on more than one.
+    let spread: std::collections::BTreeSet<_> = (0..24).map(explain).collect();
+    assert!(spread.len() > 1, "{spread:?}");
+    let stream = world
+        .ask(at(100, "first"), Context::default())
+        .await
+        .unwrap();
+    let events: Vec<_> = stream.collect().await;
+    let home = outline(&events).0[0].to_owned();
+    for n in 0..24 {
+        assert_eq!(explain(n), home, "request {n}");
+    }
+    // The decision is recorded with what it knew, and replays.
+    let log = kept.log.lock().unwrap().clone();
+    assert!(!log.contains("product titles"));
+    // Its node fills up: others read the beginning as well rather than wait.
+    let busy = edges.iter().find(|c| c.node.as_str() == home).unwrap();
+    let mut full = report(busy, 2);
+    (full.load, full.queued, full.models[0].first_token_ms) = (1.0, 40, 4_000.0);
+    full.models[0].first_token_p99_ms = 8_000.0;
+    let now = world.time() + Duration::from_secs(2);
+    memory.nodes(|tracker| {
+        tracker.report(&busy.node, &full, 0.0, now);
+        for other in edges.iter().filter(|c| c.node != busy.node) {
+            tracker.report(&other.node, &report(other, 2), 0.0, now);
+        }
+    });
+    for n in 0..24 {
+        assert_ne!(explain(n), home, "request {n}");
     }
 }
