@@ -2,6 +2,8 @@
 //! same bytes. Fails where there is no adapter: Mesa's lavapipe is one
 //! (`.ci/gpu` installs it).
 
+#![allow(clippy::unwrap_used)]
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,7 +108,6 @@ fn relative_rms(pairs: &[(f32, f32)]) -> f32 {
 #[test]
 fn every_decoder_agrees_with_transformers_on_the_adapter() {
     let kernel = adapter();
-    let mut worst = (0.0, "");
     for name in DECODERS {
         let (golden, model) = (golden(name), load(name, kernel, Quantization::F32));
         let model = Arc::new(model);
@@ -114,11 +115,7 @@ fn every_decoder_agrees_with_transformers_on_the_adapter() {
         assert!(off < 1e-4, "{name}: a logit is off by {off}");
         let ids = greedy(&model, &golden.prompt_ids, 32);
         assert_eq!(ids, golden.greedy_ids, "{name}");
-        if off > worst.0 {
-            worst = (off, name);
-        }
     }
-    println!("the largest difference of a logit is {worst:?}");
 }
 
 /// Weights are unpacked and activations left as they are, so what is left is
