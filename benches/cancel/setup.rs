@@ -287,7 +287,7 @@ impl Fleet for Linked {
 struct Nobody;
 
 impl Admit for Nobody {
-    fn admit(&self, _: &mut RequestMeta) -> Result<(), InferError> {
+    fn admit(&self, _: &mut RequestMeta, _: &mut tiermesh_core::Context) -> Result<(), InferError> {
         Ok(())
     }
 }

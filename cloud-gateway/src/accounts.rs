@@ -35,6 +35,9 @@ pub struct KeyConfig {
     /// itself, and is believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
+    /// Whether its holder may list the nodes and tell them to load models.
+    #[serde(default)]
+    pub operator: bool,
     /// What may be spent with it, in place of `budgets.key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<WindowConfig>,
@@ -241,6 +244,7 @@ pub(crate) fn keys(keys: &[KeyConfig]) -> Option<Keys> {
         name: key.name.clone(),
         tenant: key.tenant.clone(),
         user: key.user.clone(),
+        operator: key.operator,
     };
     let entries = keys.iter().map(|key| (key.digest, holder(key)));
     (!keys.is_empty()).then(|| Keys::new(entries))

@@ -18,8 +18,8 @@ use std::time::Duration;
 use tiermesh_bedrock::BedrockCloud;
 use tiermesh_core::privacy::permit;
 use tiermesh_core::{
-    CandidateState, Clock, Content, Context, Deadline, Event, Infer, ModelId, PermitScope, Request,
-    RequestMeta, Sealed, Task, Tier, Time, Usd,
+    CandidateState, Clock, Content, Context, Deadline, ErrorClass, Event, Infer, ModelId,
+    PermitScope, Request, RequestMeta, Sealed, Task, Tier, Time, Usd,
 };
 use tiermesh_router::{
     Advise, BreakerConfig, Breakers, Estimator, LookFuture, Outcome, PromptLength,
@@ -155,6 +155,9 @@ impl Advisor {
         let Some(candidate) = self.candidate(model) else {
             return (role, None);
         };
+        if candidate.credits_free == 0 {
+            return (role, None);
+        }
         let now = self.clock.now();
         let Ok(ticket) = self.breakers.admit(&candidate, now) else {
             return (role, None);
@@ -173,16 +176,24 @@ impl Advisor {
         let within = self.timeout.mul_f64(0.95);
         let read = self.read(question, model.clone(), now + within);
         let answer = tokio::time::timeout(within, Box::pin(read)).await;
-        let answer = answer.ok().flatten();
+        let answer = answer.unwrap_or(Err(Unheard::Failed));
         let outcome = match &answer {
-            Some(_) => Outcome::Success,
-            None => Outcome::Failure,
+            Ok(_) => Outcome::Success,
+            Err(Unheard::Failed) => Outcome::Failure,
+            Err(Unheard::Full) => Outcome::Neutral,
         };
         ticket.settle(outcome, self.clock.now());
-        let text = answer.map(|(text, cost)| {
-            money.settle(cost);
-            text
-        });
+        let text = match answer {
+            Ok((text, cost)) => {
+                money.settle(cost);
+                Some(text)
+            }
+            Err(Unheard::Full) => {
+                money.settle(Usd::ZERO);
+                None
+            }
+            Err(Unheard::Failed) => None,
+        };
         (role, text)
     }
 
@@ -192,7 +203,12 @@ impl Advisor {
     }
 
     /// The whole answer and its price.
-    async fn read(&self, question: Request, model: ModelId, over: Time) -> Option<(String, Usd)> {
+    async fn read(
+        &self,
+        question: Request,
+        model: ModelId,
+        over: Time,
+    ) -> Result<(String, Usd), Unheard> {
         let context = Context {
             deadline: Deadline {
                 first_token: None,
@@ -203,18 +219,22 @@ impl Advisor {
             ..Context::default()
         };
         let sealed = Arc::new(Sealed::new(question));
-        let mut events = self.cloud.infer(sealed, context).await.ok()?;
+        let events = self.cloud.infer(sealed, context).await;
+        let mut events = events.map_err(|refusal| match refusal.class {
+            ErrorClass::Exhausted => Unheard::Full,
+            _ => Unheard::Failed,
+        })?;
         let mut text = String::new();
         while let Some(event) = events.next().await {
-            match event.ok()? {
+            match event.map_err(|_| Unheard::Failed)? {
                 Event::Tokens { items, .. } => {
                     text.extend(items.iter().map(|token| token.text.as_str()));
                 }
-                Event::Done(done) => return Some((text, done.cost)),
+                Event::Done(done) => return Ok((text, done.cost)),
                 _ => {}
             }
         }
-        None
+        Err(Unheard::Failed)
     }
 
     /// Money for one question, from this hour's; none when that is spent.
@@ -266,6 +286,14 @@ impl Advisor {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unheard {
+    /// It was never sent: there was no room.
+    Full,
+    Failed,
 }
 
 /// Money that is set aside. What is not settled was spent: nobody knows how

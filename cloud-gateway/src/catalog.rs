@@ -3,7 +3,9 @@
 use crate::fleet::GatewayFleet;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{ErrorClass, Fleet as _, InferError, ModelId, NodeId, Speaker, Tier};
+use tiermesh_core::{
+    Calibrated, ErrorClass, Fleet as _, InferError, ModelId, NodeId, Speaker, Tier,
+};
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 use tiermesh_identity::TicketSigner;
 use tiermesh_link::{LinkedNode, NodeTable};
@@ -52,6 +54,10 @@ impl Catalog for GatewayCatalog {
             }
         }
         nodes
+    }
+
+    fn calibrated(&self, node: &NodeId, model: &ModelId) -> Option<Calibrated> {
+        self.fleet.memory.calibrated(node, model)
     }
 
     fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError> {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tiermesh_bedrock::BedrockCloud;
 use tiermesh_core::{
-    CandidateState, CapacityReport, Clock, Destination, Fleet, Infer, NodeId, Snapshot, Tier, Time,
+    CandidateState, CapacityReport, Clock, Destination, Fleet, Infer, ModelId, NodeId, Snapshot,
+    Tier, Time,
 };
 use tiermesh_link::session::NodeHello;
 use tiermesh_link::{LinkedNode, NodeTable, NodeWatch, OfferSource};
@@ -128,17 +129,9 @@ impl Cloud {
     fn is_due(&self, now: Time) -> bool {
         let last = self.read_us.load(Ordering::Relaxed);
         let every = u64::try_from(CLOUD_EVERY.as_micros()).unwrap_or(u64::MAX);
-        let due = last == 0 || now.as_us().saturating_sub(last) >= every;
-        // Whoever is first of several reads for all.
-        due && self
-            .read_us
-            .compare_exchange(
-                last,
-                now.as_us().max(1),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+        // It is told only once it was read, under the memory's lock: whoever
+        // comes meanwhile reads too, and waits for the lock.
+        last == 0 || now.as_us().saturating_sub(last) >= every
     }
 }
 
@@ -149,6 +142,11 @@ impl Fleet for GatewayFleet {
             self.memory.nodes(|tracker| cloud.look(tracker, now));
         }
         self.memory.snapshot()
+    }
+
+    fn hint(&self, node: &NodeId, model: &ModelId) {
+        // Nodes that know no hints are told nothing.
+        let _ = self.table.preload(node, model);
     }
 
     fn node(&self, node: &NodeId) -> Option<Arc<dyn Infer>> {

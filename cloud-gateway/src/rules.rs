@@ -1,7 +1,7 @@
 //! What may pass the gateway at all.
 
 use std::sync::Arc;
-use tiermesh_core::{ErrorClass, InferError, Privacy, RequestMeta, Tier, Usd};
+use tiermesh_core::{Context, ErrorClass, InferError, Privacy, RequestMeta, Tier, Usd};
 use tiermesh_frontdoor::Guard;
 use tiermesh_link::{Admit, NodeTable};
 use tiermesh_router::Dispatcher;
@@ -71,7 +71,7 @@ impl Rules {
 }
 
 impl Admit for Rules {
-    fn admit(&self, request: &mut RequestMeta) -> Result<(), InferError> {
+    fn admit(&self, request: &mut RequestMeta, _context: &mut Context) -> Result<(), InferError> {
         self.check(request)
     }
 }

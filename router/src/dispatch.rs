@@ -249,6 +249,7 @@ impl Infer for Dispatcher {
             let mut decided = match shared.decide(meta, context.clone()).await {
                 Ok(decided) => decided,
                 Err(refusal) => {
+                    shared.hint(meta);
                     shared.record_refusal(meta, context);
                     return Err(refusal);
                 }

@@ -4,10 +4,11 @@
 //! A fleet that keeps its candidates here changes them as its nodes report,
 //! and a snapshot is one reference: nothing is rebuilt for a request.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tiermesh_core::{
-    Calibrated, CandidateState, Done, ModelId, NodeId, PREFIX_BLOCK_TOKENS, RequestMeta, Snapshot,
-    Time,
+    Calibrated, CandidateState, Context, Done, ModelId, NodeId, PREFIX_BLOCK_TOKENS, RequestMeta,
+    Snapshot, Time,
 };
 use tiermesh_decision::Warm;
 use tiermesh_decision::analysis::{Analysis, Estimator, PromptLength};
@@ -19,6 +20,8 @@ const REMEMBERED: usize = 4_096;
 /// Everything learnt, by all of a dispatcher's requests.
 pub struct Memory {
     inner: Mutex<Inner>,
+    /// Drawn for this process, and part of what beginnings are known by.
+    secret: RandomState,
     estimator: Arc<dyn Estimator>,
 }
 
@@ -49,8 +52,21 @@ impl Memory {
                 next: 0,
                 now: Time::ZERO,
             }),
+            secret: RandomState::new(),
             estimator,
         })
+    }
+
+    /// What the beginnings of a request's prompt are known by: a customer's own
+    /// are told apart from everybody else's, or where somebody's prompt goes
+    /// would tell others what was asked.
+    fn beginnings(&self, meta: &RequestMeta, context: &Context) -> Vec<u64> {
+        let whose = match &context.account.tenant {
+            Some(tenant) => (true, tenant.as_str()),
+            None => (false, meta.user_id.as_str()),
+        };
+        let known = |digest: &u64| self.secret.hash_one((digest, whose));
+        meta.prefix.iter().map(known).collect()
     }
 
     /// Every candidate as it is known now.
@@ -91,14 +107,20 @@ impl Memory {
     }
 
     /// Which candidates of a snapshot have how much of a prompt at hand.
-    pub(crate) fn warm(&self, meta: &RequestMeta, snapshot: &Snapshot) -> Vec<Warm> {
+    pub(crate) fn warm(
+        &self,
+        meta: &RequestMeta,
+        context: &Context,
+        snapshot: &Snapshot,
+    ) -> Vec<Warm> {
         let mut found = Vec::new();
         if meta.prefix.is_empty() {
             return found;
         }
+        let beginnings = self.beginnings(meta, context);
         let inner = self.lock();
         let tracker = &inner.tracker;
-        tracker.warm(&meta.prefix, PREFIX_BLOCK_TOKENS, &mut found);
+        tracker.warm(&beginnings, PREFIX_BLOCK_TOKENS, &mut found);
         let now = tracker.snapshot();
         drop(inner);
         // Places are those of the tracker; the snapshot may be of another
@@ -139,16 +161,18 @@ impl Memory {
     pub(crate) fn sent(
         self: &Arc<Self>,
         (node, model): (&NodeId, &ModelId),
-        (opened, prefix): (Opened, &[u64]),
+        opened: Opened,
+        (meta, context): (&RequestMeta, &Context),
         now: Time,
     ) -> Option<Sight> {
+        let beginnings = self.beginnings(meta, context);
         let mut inner = self.lock();
         inner.now = inner.now.max(now);
         let index = inner.tracker.place_of(node, model)?;
         let stream = StreamId(inner.next);
         inner.next += 1;
         let opened = Opened { index, ..opened };
-        let prompt = (prefix, PREFIX_BLOCK_TOKENS);
+        let prompt = (&*beginnings, PREFIX_BLOCK_TOKENS);
         inner.tracker.opened(stream, &opened, prompt, now);
         Some(Sight {
             memory: Arc::clone(self),

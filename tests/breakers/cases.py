@@ -190,7 +190,7 @@ async def open_spares_the_upstream(bench: Bench):
     """For the whole pause, from many clients, nothing arrives."""
     await bench.opened()
     began, before, refused = time.monotonic(), bench.worker.seen, 0
-    while time.monotonic() - began < bench.settings.pause_s * 0.75:
+    while time.monotonic() - began < bench.settings.pause_s * 0.6:
         await asyncio.gather(*(bench.ask() for _ in range(8)))
         refused += 8
         await asyncio.sleep(0.1)

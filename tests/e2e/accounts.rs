@@ -30,7 +30,7 @@ async fn guarded() -> (Mesh, Keys) {
     };
     let digest = |key: &str| KeyDigest::of(key).unwrap();
     let tables = format!(
-        "[[keys]]\nname = 'free'\ndigest = '{}'\n\
+        "[[keys]]\nname = 'free'\ndigest = '{}'\noperator = true\n\
          [[keys]]\nname = 'poor'\ndigest = '{}'\ntenant = 'acme'\n\
          [[keys]]\nname = 'soon'\ndigest = '{}'\nuser = 'bob'\n\
          budget = {{ usd = 0.00001, per_s = {SOON} }}\n\
@@ -117,8 +117,15 @@ async fn a_gateway_with_keys_takes_those_alone_and_tells_nobodys() {
     let reply = chat(&mesh, &[("authorization", &bearer)]).await;
     assert_eq!(reply.status, 200, "{reply:?}");
 
-    // The command brings a key as well, and makes them.
+    // Nodes are for who runs the mesh.
     let endpoint = mesh.gateway.endpoint();
+    let nodes = ["nodes", "--endpoint", endpoint, "--api-key"];
+    let ended = run(&[&nodes[..], &[&keys.poor]].concat()).await;
+    assert!(!ended.status.success() && text(&ended.stderr).contains("OPERATOR_ONLY"));
+    let ended = run(&[&nodes[..], &[&keys.free]].concat()).await;
+    assert!(ended.status.success(), "{}", text(&ended.stderr));
+
+    // The command brings a key as well, and makes them.
     let infer = ["infer", "x", "--max-tokens", "4", "--endpoint", endpoint];
     let ended = run(&infer).await;
     assert!(!ended.status.success() && text(&ended.stderr).contains("API_KEY_REQUIRED"));

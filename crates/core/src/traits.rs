@@ -45,6 +45,10 @@ pub trait Fleet: Send + Sync + 'static {
 
     /// The way to a node; `None` once it is gone.
     fn node(&self, node: &NodeId) -> Option<Arc<dyn Infer>>;
+
+    /// A request for a model was refused that this node has, but not in memory:
+    /// others like it may follow.
+    fn hint(&self, _node: &NodeId, _model: &ModelId) {}
 }
 
 /// The hops a request has taken, in order. No hop is taken twice.

@@ -228,7 +228,11 @@ impl Model {
             return Ok(None);
         };
         let precision = outline.precision(options.kernel);
-        let kv = options.kv_cache.beside(precision);
+        let kv_cache = match outline.config {
+            ModelConfig::Decoder(_) => options.kv_cache,
+            ModelConfig::Encoder(_) => KvCacheType::Auto,
+        };
+        let kv = kv_cache.beside(precision);
         let defaults = outline
             .generation
             .as_deref()

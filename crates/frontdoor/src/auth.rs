@@ -18,9 +18,29 @@ pub struct Holder {
     /// The only user who asks with it; none for a key whose holder names the
     /// users itself.
     pub user: Option<UserId>,
+    /// Whether its holder runs the mesh: sees all nodes, and tells them.
+    pub operator: bool,
 }
 
 impl Holder {
+    /// Refuses who does not run the mesh.
+    ///
+    /// # Errors
+    /// `OPERATOR_ONLY`.
+    pub(crate) fn runs_the_mesh(&self) -> Result<(), InferError> {
+        match self.operator {
+            true => Ok(()),
+            false => Err(InferError::new(
+                ErrorClass::Forbidden,
+                "OPERATOR_ONLY",
+                format!(
+                    "the API key `{}` is no operator's: its entry in `[[keys]]` needs `operator = true`",
+                    self.name
+                ),
+            )),
+        }
+    }
+
     /// Who pays.
     pub(crate) fn account(&self) -> Account {
         Account {

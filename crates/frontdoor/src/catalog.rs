@@ -21,6 +21,11 @@ pub trait Catalog: Send + Sync + 'static {
         None
     }
 
+    /// How well a node's model was predicted; none before its first answer.
+    fn calibrated(&self, _node: &NodeId, _model: &ModelId) -> Option<Calibrated> {
+        None
+    }
+
     /// Tells a node that requests for a model are expected.
     ///
     /// # Errors
@@ -178,31 +183,20 @@ fn model_state(state: ModelState, known: Option<Calibrated>) -> v1::NodeModel {
 /// How well those that a decision gives a chance were predicted so far, where
 /// that is known.
 pub(crate) fn calibrations(
-    nodes: Vec<NodeStatus>,
+    catalog: &dyn Catalog,
     decision: &DecisionSummary,
 ) -> Vec<v1::Calibrated> {
-    let has_chance = |node: &NodeId, model: &ModelId| {
-        decision.reasons.iter().any(|record| {
-            matches!(record.reason, Reason::Chance { .. })
-                && record.node.as_ref() == Some(node)
-                && record.model.as_ref() == Some(model)
+    let chances = decision.reasons.iter();
+    let chances = chances.filter(|record| matches!(record.reason, Reason::Chance { .. }));
+    let pairs = chances.filter_map(|record| Some((record.node.as_ref()?, record.model.as_ref()?)));
+    let known = pairs.filter_map(|(node, model)| {
+        Some(v1::Calibrated {
+            node: node.to_string(),
+            model: model.to_string(),
+            calibration: Some(calibration(catalog.calibrated(node, model)?)),
         })
-    };
-    let mut told = Vec::new();
-    for status in nodes {
-        let models = status.models.iter().zip(status.calibration);
-        let known = models.filter_map(|(model, known)| Some((model, known?)));
-        told.extend(
-            known
-                .filter(|(model, _)| has_chance(&status.node, model))
-                .map(|(model, known)| v1::Calibrated {
-                    node: status.node.to_string(),
-                    model: model.to_string(),
-                    calibration: Some(calibration(known)),
-                }),
-        );
-    }
-    told
+    });
+    known.collect()
 }
 
 impl From<NodeStatus> for v1::Node {

@@ -129,7 +129,7 @@ impl Inference for Service {
             self.0.explain(wire.try_into()?, seed, call)
         };
         let decision = explain().map_err(to_status)?;
-        let calibrations = calibrations(self.0.door.catalog.nodes(), &decision);
+        let calibrations = calibrations(&*self.0.door.catalog, &decision);
         let decision = v1::Decision {
             calibrations,
             ..v1::Decision::from(decision)
@@ -172,9 +172,7 @@ impl Fleet for Service {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        self.0
-            .call(request.metadata().as_ref())
-            .map_err(to_status)?;
+        self.operator(request.metadata()).map_err(to_status)?;
         let nodes = self.0.door.catalog.nodes();
         Ok(Response::new(v1::ListNodesResponse {
             nodes: nodes.into_iter().map(Into::into).collect(),
@@ -186,7 +184,7 @@ impl Fleet for Service {
         request: Request<v1::PreloadRequest>,
     ) -> Result<Response<v1::PreloadResponse>, Status> {
         let preload = || {
-            self.0.call(request.metadata().as_ref())?;
+            self.operator(request.metadata())?;
             let wire = request.into_inner();
             let bad = |field, value: &str| FieldError::new(field, format!("`{value}`"), NAME);
             let node = NodeId::new(&wire.node).map_err(|e| bad("node", &e.value))?;
@@ -199,6 +197,12 @@ impl Fleet for Service {
 }
 
 impl Service {
+    /// Refuses callers that do not run the mesh, where there are keys at all.
+    fn operator(&self, metadata: &tonic::metadata::MetadataMap) -> Result<(), InferError> {
+        let call = self.0.call(metadata.as_ref())?;
+        call.holder.map_or(Ok(()), |holder| holder.runs_the_mesh())
+    }
+
     async fn go_on(&self, request: Request<v1::ResumeRequest>) -> Result<Answer, InferError> {
         let (metadata, _, wire) = request.into_parts();
         let call = self.0.call(metadata.as_ref())?;

@@ -134,6 +134,15 @@ impl Hub {
         Ok(listing.snapshot(&cache, files))
     }
 
+    /// Remembers which commit a branch or a tag stood for, now that all files
+    /// of that commit are here: what [`Hub::kept`] finds.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn remember(&self, wanted: &RepoRef, commit: &str) -> Result<(), HubError> {
+        RepoCache::new(&self.cache, wanted.repo()).remember(wanted.revision(), commit)
+    }
+
     /// What the cache has of a repository, if that is all of it.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    CapacityReport, Clock, ErrorClass, Infer, InferError, NodeId, Region, RequestMeta, Tier,
+    Account, CapacityReport, Clock, Context, ErrorClass, Infer, InferError, NodeId, Region,
+    RequestMeta, Tier,
 };
 use tiermesh_identity::{Principal, peer_principal};
 use tiermesh_proto::link::{CapacityDatagram, ControlFrame, Offer, Welcome};
@@ -264,6 +265,9 @@ fn principal(connection: &Connection) -> Result<Principal, LinkError> {
     Ok(peer_principal(&chain)?)
 }
 
+/// The most urgent that a device may be: continuations have 128 and more.
+const MOST_OF_DEVICES: u8 = 127;
+
 /// A device asks for its owner and nobody else.
 struct AdmitNode {
     peer: Principal,
@@ -271,14 +275,20 @@ struct AdmitNode {
 }
 
 impl Admit for AdmitNode {
-    fn admit(&self, request: &mut RequestMeta) -> Result<(), InferError> {
+    fn admit(&self, request: &mut RequestMeta, context: &mut Context) -> Result<(), InferError> {
+        if self.peer.owner().is_some() {
+            // Who pays for a device's requests is its owner, whatever it says,
+            // and no device puts itself before what others began.
+            context.account = Account::default();
+            context.priority = context.priority.min(MOST_OF_DEVICES);
+        }
         match self.peer.owner() {
             Some(owner) if owner != &request.user_id => Err(InferError::new(
                 ErrorClass::Forbidden,
                 "PERMIT_REFUSED",
                 format!("device `{}` may only ask for its owner", self.peer.node()),
             )),
-            _ => self.next.admit(request),
+            _ => self.next.admit(request, context),
         }
     }
 }

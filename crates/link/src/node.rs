@@ -14,7 +14,7 @@ use quinn::{ClientConfig, Connection, Endpoint, SendStream};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CapacityReport, Clock, Infer, InferError, ModelId, RequestMeta};
+use tiermesh_core::{CapacityReport, Clock, Context, Infer, InferError, ModelId, RequestMeta};
 use tiermesh_identity::GATEWAY_NAME;
 use tiermesh_proto::link::{CapacityDatagram, ControlFrame};
 use tokio::sync::watch;
@@ -202,7 +202,7 @@ async fn link_once(endpoint: &Endpoint, shared: &Shared) -> Result<(), LinkError
 struct AdmitGateway;
 
 impl Admit for AdmitGateway {
-    fn admit(&self, _request: &mut RequestMeta) -> Result<(), InferError> {
+    fn admit(&self, _request: &mut RequestMeta, _context: &mut Context) -> Result<(), InferError> {
         Ok(())
     }
 }

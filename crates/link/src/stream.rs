@@ -123,11 +123,12 @@ fn event_of(
 
 /// Looks at a request that a peer sent, before it is sealed.
 pub trait Admit: Send + Sync + 'static {
-    /// Refuses what may not be asked here; may make the request stricter.
+    /// Refuses what may not be asked here; may make the request stricter, and
+    /// takes away from the context what the peer has no say in.
     ///
     /// # Errors
     /// Why not.
-    fn admit(&self, request: &mut RequestMeta) -> Result<(), InferError>;
+    fn admit(&self, request: &mut RequestMeta, context: &mut Context) -> Result<(), InferError>;
 }
 
 /// Answers one stream that the peer opened, until the answer or the peer's
@@ -210,7 +211,7 @@ async fn begin(
             format!("the Start frame does not fit: {error}"),
         )
     })?;
-    admit.admit(&mut parts.request.meta)?;
+    admit.admit(&mut parts.request.meta, &mut parts.context)?;
     let sealed = Arc::new(Sealed::new(parts.request));
     infer.infer(sealed, parts.context).await
 }

@@ -131,6 +131,7 @@ pub fn build(config: &NodeConfig, role: Role, listener: TcpListener) -> anyhow::
             fleet,
             dispatcher,
             endpoint: told,
+            takes_hints: address.ip().is_loopback(),
         }),
         options,
         clock,

@@ -3,7 +3,7 @@
 use crate::fleet::NodeFleet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tiermesh_core::{ErrorClass, Fleet as _, InferError, ModelId, NodeId, Speaker};
+use tiermesh_core::{Calibrated, ErrorClass, Fleet as _, InferError, ModelId, NodeId, Speaker};
 use tiermesh_frontdoor::{Catalog, CatalogModel, Locate, Located, NodeStatus};
 use tiermesh_router::Dispatcher;
 
@@ -13,6 +13,8 @@ pub(crate) struct NodeCatalog {
     pub(crate) dispatcher: Arc<Dispatcher>,
     /// Known once the door is bound.
     pub(crate) endpoint: Arc<OnceLock<String>>,
+    /// Whether callers may have models loaded: nobody asks them who they are.
+    pub(crate) takes_hints: bool,
 }
 
 impl Catalog for NodeCatalog {
@@ -44,12 +46,25 @@ impl Catalog for NodeCatalog {
         nodes
     }
 
+    fn calibrated(&self, node: &NodeId, model: &ModelId) -> Option<Calibrated> {
+        self.fleet.memory.calibrated(node, model)
+    }
+
     fn preload(&self, node: &NodeId, model: &ModelId) -> Result<(), InferError> {
         let own = &self.fleet.own.node;
         if node != own {
             let message = format!("this is `{own}`: ask the gateway to tell `{node}`");
             let error = InferError::new(ErrorClass::NotFound, "NODE_NOT_FOUND", message);
             return Err(error.with("allowed", own.to_string()));
+        }
+        if !self.takes_hints {
+            let message =
+                format!("`{own}` takes hints from its gateway, and at a loopback door alone");
+            return Err(InferError::new(
+                ErrorClass::Forbidden,
+                "WRONG_DOOR",
+                message,
+            ));
         }
         let engine = self.fleet.local.engine();
         if !engine.models().any(|info| info.id == *model) {

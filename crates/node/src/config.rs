@@ -152,7 +152,8 @@ pub struct EngineConfig {
     /// beside floats), or `q8` (half of f16's memory, a little less exact).
     #[serde(default)]
     pub kv_cache: KvCacheConfig,
-    /// `auto`, `avx512`, `avx2`, `portable` or `scalar`.
+    /// `auto`, `avx512`, `avx2`, `portable`, `scalar`, or `wgpu` in a program
+    /// that was built with that feature.
     #[serde(default = "auto")]
     pub kernel: String,
     /// Users with another share of the engine than 1.

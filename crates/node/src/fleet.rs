@@ -103,7 +103,10 @@ fn look_above(
     node: &NodeId,
     (look, now): (u64, Time),
 ) {
-    let offers = || status.offers.iter().filter(|offer| offer.node == *node);
+    // By name: the gateway's order changes with its figures.
+    let mut offers: Vec<_> = status.offers.iter().filter(|o| o.node == *node).collect();
+    offers.sort_by(|a, b| a.model.id.cmp(&b.model.id));
+    let offers = || offers.iter().copied();
     let known = tracker.offers(node);
     if !known.eq(offers().map(|offer| &offer.model)) {
         let models: Vec<_> = offers().map(|offer| offer.model.clone()).collect();

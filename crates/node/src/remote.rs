@@ -50,10 +50,13 @@ pub(crate) fn source(entry: &Path, options: LoadOptions) -> anyhow::Result<Model
     })?;
     // Its weights are to be of the commit that its manifest is of.
     let pinned = format!("{}@{commit}", repo.repo()).parse()?;
+    let asked = repo;
     Ok(ModelSource {
         path: directory.clone(),
         options,
         remote: Some(Arc::new(Repository {
+            asked,
+            commit,
             repo: pinned,
             directory,
         })),
@@ -62,6 +65,10 @@ pub(crate) fn source(entry: &Path, options: LoadOptions) -> anyhow::Result<Model
 
 /// One commit of a repository, and where its files go.
 struct Repository {
+    /// As the configuration names it.
+    asked: RepoRef,
+    commit: String,
+    /// At that commit.
     repo: RepoRef,
     directory: PathBuf,
 }
@@ -74,8 +81,13 @@ impl std::fmt::Debug for Repository {
 
 impl Remote for Repository {
     fn fetch(&self) -> Result<(), String> {
-        let repo = self.repo.clone();
-        let fetched = alone(async move |hub: Hub| hub.snapshot(&repo, &mut |_| {}).await);
+        let (repo, asked, commit) = (self.repo.clone(), self.asked.clone(), self.commit.clone());
+        let fetched = alone(async move |hub: Hub| {
+            let snapshot = hub.snapshot(&repo, &mut |_| {}).await?;
+            // A start without the hub finds it by the name it has here.
+            hub.remember(&asked, &commit)?;
+            Ok(snapshot)
+        });
         let directory = fetched.map_err(|error| chain(&error))?.directory;
         match directory == self.directory {
             true => Ok(()),
@@ -95,13 +107,15 @@ where
     F: Future<Output = Result<Snapshot, HubError>>,
 {
     let hub = Hub::new(HubConfig::from_env()?)?;
-    let thread = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("hub".to_owned());
+    let thread = thread.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(HubError::Runtime)?;
         runtime.block_on(ask(hub))
     });
+    let thread = thread.map_err(HubError::Runtime)?;
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -116,7 +116,7 @@ impl Decided {
         snapshot: Snapshot,
         mut terms: Terms,
     ) -> Result<Self, Refusal> {
-        terms.look(shared, meta, &snapshot);
+        terms.look(shared, (meta, &context), &snapshot);
         let question = terms.question(meta, &context, &policy, &shared.own);
         let limits = Limits::asked(&question);
         let plan = decide(&question, &snapshot)?;
@@ -184,9 +184,14 @@ impl Terms {
     }
 
     /// Looks who of a snapshot has the prompt at hand.
-    pub(crate) fn look(&mut self, shared: &Shared, meta: &RequestMeta, snapshot: &Snapshot) {
+    pub(crate) fn look(
+        &mut self,
+        shared: &Shared,
+        (meta, context): (&RequestMeta, &Context),
+        snapshot: &Snapshot,
+    ) {
         if let Some(memory) = &shared.keeps.memory {
-            self.warm = memory.warm(meta, snapshot);
+            self.warm = memory.warm(meta, context, snapshot);
         }
     }
 

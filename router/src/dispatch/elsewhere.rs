@@ -5,6 +5,7 @@ use super::Shared;
 use super::allowance::jitter;
 use super::attempt::{Attempt, Failed};
 use super::decided::Decided;
+use super::failed::MODEL_COLD;
 use super::said::{Said, accepts};
 use crate::breaker::Outcome;
 use std::sync::Arc;
@@ -40,7 +41,9 @@ impl Excluded {
         let only_prefill = failed.error.reason == "CONTINUATION_NOT_SERVED";
         let full =
             failed.outcome == Outcome::Neutral && failed.error.class == ErrorClass::Exhausted;
-        let apart = asked.tier == Tier::Cloud || failed.error.class == ErrorClass::NotFound;
+        let apart = asked.tier == Tier::Cloud
+            || failed.error.class == ErrorClass::NotFound
+            || failed.error.reason == MODEL_COLD;
         self.0.push(Exclusion {
             node: asked.node.clone(),
             model: apart.then(|| asked.model.id.clone()),

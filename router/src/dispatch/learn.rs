@@ -7,7 +7,9 @@ use super::decided::{Decided, Terms};
 use super::run::Run;
 use crate::memory::Sight;
 use std::time::Duration;
-use tiermesh_core::{Context, Done, Event, InferError, NodeId, RequestMeta, Time, Usd};
+use tiermesh_core::{
+    Context, Done, Event, InferError, ModelSelector, NodeId, RequestMeta, Residency, Time, Usd,
+};
 use tiermesh_decision::record::{Made, Outcome};
 use tiermesh_decision::state::Opened;
 use tiermesh_decision::{Limits, decide};
@@ -32,7 +34,7 @@ pub(super) fn follow(
         likely_tokens: limits.answer.0,
     };
     let asked = (&candidate.node, &candidate.model.id);
-    memory.sent(asked, (opened, &meta.prefix), now)
+    memory.sent(asked, opened, (meta, &decided.context), now)
 }
 
 impl Attempt {
@@ -98,6 +100,25 @@ impl Shared {
         journal.made(Made::of(&question, all, without, Ok(&decided.plan)));
     }
 
+    /// A request for a model was refused: whoever has it, but not in memory, is
+    /// told, so that the next one like it may be answered.
+    pub(crate) fn hint(&self, meta: &RequestMeta) {
+        let ModelSelector::Named(_) = &meta.model else {
+            return;
+        };
+        let snapshot = self.fleet.snapshot();
+        let sleeping = snapshot.candidates.iter().find(|candidate| {
+            let away = matches!(candidate.state.residency, Residency::Warm | Residency::Cold);
+            away && meta
+                .model
+                .matches(&candidate.model.id, &candidate.model.family)
+                && meta.privacy.allows(candidate.tier)
+        });
+        if let Some(candidate) = sleeping {
+            self.fleet.hint(&candidate.node, &candidate.model.id);
+        }
+    }
+
     /// Records that nobody was left for a request, by deciding once more: those
     /// that waited for a place were decided on time and again.
     pub(crate) fn record_refusal(&self, meta: &RequestMeta, mut context: Context) {
@@ -113,7 +134,7 @@ impl Shared {
         let mut snapshot = self.fleet.snapshot();
         self.breakers.merge(&mut snapshot, now);
         let mut terms = Terms::of(self, meta, now);
-        terms.look(self, meta, &snapshot);
+        terms.look(self, (meta, &context), &snapshot);
         let question = terms.question(meta, &context, policy, &self.own);
         if let Err(none) = decide(&question, &snapshot) {
             let removed_by = none.constraint.map(|by| by.code());

@@ -26,7 +26,12 @@ impl Run {
             return;
         };
         let most = u64::from(self.request.meta().sampling.max_tokens);
-        let more = most.saturating_sub(self.said.tokens());
+        // As many as such answers have, which is what was decided by.
+        let likely = u64::from(self.first.limits.answer.1).min(most);
+        let more = likely.saturating_sub(self.said.tokens());
+        if more == 0 {
+            return;
+        }
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         let needed = current.pace().saturating_mul(more);
         if self.shared.clock.now() + needed <= total {

@@ -36,6 +36,9 @@ pub struct EngineLoad {
     pub stuck: Option<Duration>,
 }
 
+/// A longer wait for a model is told as this: a router takes a time that is
+/// absurd for no time at all, and nobody would ever ask for the model.
+const LONGEST_WAIT: Duration = Duration::from_secs(500);
 /// Bytes of weights that a modest machine reads in a second: what a model that
 /// was never in memory is thought to write with.
 const READ_S: f32 = 5e9;
@@ -71,7 +74,7 @@ impl Engine {
             });
             let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
             // Who asks for a model that is not in memory waits for it first.
-            let wait_ms = wait.as_secs_f32() * 1e3;
+            let wait_ms = wait.min(LONGEST_WAIT).as_secs_f32() * 1e3;
             ModelState {
                 first_token_ms: state.first_token_ms + wait_ms,
                 first_token_p99_ms: state.first_token_p99_ms + wait_ms,

@@ -165,7 +165,7 @@ fn plain_operations_compute_what_our_own_do() {
     let close = |plain: Tensor<2>, own: Vec<f32>, what: &str| {
         let plain: Vec<f32> = plain.into_data().try_into_vec().unwrap();
         let pairs: Vec<(f32, f32)> = plain.into_iter().zip(own).collect();
-        assert!(largest(&pairs) < 3e-5, "{what}: {}", largest(&pairs));
+        assert!(largest(&pairs) < 1e-4, "{what}: {}", largest(&pairs));
     };
     let (x, weight) = (values(3 * 64, 0.1), values(64, 0.7));
     let plain_weight = Tensor::<1>::from_data(TensorData::new(weight.clone(), [64]), &device());

@@ -181,7 +181,18 @@ impl Models {
         if holds.each[index].loaded.is_some() || holds.each[index].loading {
             return true;
         }
-        let fits = self.resident(&holds) + self.slots[index].bytes <= self.budget;
+        let failing = holds.each[index].failed;
+        if failing.is_some_and(|at| at.elapsed() < RETRY) {
+            return false;
+        }
+        // Others that are hinted and on their way take their room as well.
+        let promised = (0..self.slots.len()).filter(|other| {
+            let hold = &holds.each[*other];
+            *other != index && hold.hinted && hold.loaded.is_none() && !hold.loading
+        });
+        let promised: u64 = promised.map(|other| self.slots[other].bytes).sum();
+        let need = promised + self.slots[index].bytes;
+        let fits = self.resident(&holds) + need <= self.budget;
         holds.each[index].hinted = fits;
         if fits {
             holds.each[index].fetching.want();

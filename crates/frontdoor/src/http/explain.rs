@@ -22,7 +22,7 @@ use tiermesh_proto::v1;
 pub(super) async fn explain(State(entry): State<Arc<Entry>>, request: Request) -> Response {
     match decide(&entry, request).await {
         Ok(decision) => {
-            let known = calibrations(entry.door.catalog.nodes(), &decision);
+            let known = calibrations(&*entry.door.catalog, &decision);
             Json(decision_json(&decision, known)).into_response()
         }
         Err(error) => failure(&error),

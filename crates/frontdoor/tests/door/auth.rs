@@ -31,6 +31,7 @@ async fn guarded() -> (Arc<Fake>, House, Two) {
         name: name.to_owned(),
         tenant: tenant.map(ToOwned::to_owned),
         user: user.map(|user| UserId::new(user).unwrap()),
+        operator: name == "web",
     };
     let keys = Keys::new([
         (

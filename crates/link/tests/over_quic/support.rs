@@ -185,7 +185,7 @@ impl CapacitySource for Steady {
 struct Everything;
 
 impl Admit for Everything {
-    fn admit(&self, _request: &mut RequestMeta) -> Result<(), InferError> {
+    fn admit(&self, _request: &mut RequestMeta, _context: &mut Context) -> Result<(), InferError> {
         Ok(())
     }
 }

@@ -272,3 +272,75 @@ fn what_is_learnt_of_prompts_moves_no_limit() {
     assert_eq!(asked.cost, learnt.cost);
     assert!(learnt.likely_cost < asked.likely_cost);
 }
+
+#[test]
+fn a_node_of_several_models_leaves_none_behind_and_moves_nobodys() {
+    let mut tracker = Tracker::new(1);
+    let several = |name: &str, models: &[&str]| Joined {
+        models: models
+            .iter()
+            .map(|m| Arc::new(offer(m, 0.6, 0.1)))
+            .collect(),
+        ..joined(name)
+    };
+    let reported = |sequence: u64, models: usize| CapacityReport {
+        models: vec![report(1, 0.0).models[0]; models],
+        ..report(sequence, 0.0)
+    };
+    let nodes: [(&str, &[&str]); 3] = [
+        ("a", &["one", "two"]),
+        ("b", &["one", "two", "three"]),
+        ("c", &["one", "two"]),
+    ];
+    let mut sequence = 0;
+    // Each in turn comes back, the last in the table and others.
+    for round in 0..12 {
+        let (name, models) = nodes[round * 7 % 3];
+        sequence += 1;
+        tracker.join(several(name, models), at(sequence));
+        tracker.report(
+            &id(name),
+            &reported(sequence, models.len()),
+            0.0,
+            at(sequence),
+        );
+        let snapshot = tracker.snapshot();
+        let mut there: Vec<_> = snapshot
+            .candidates
+            .iter()
+            .map(|c| (c.node.to_string(), c.model.id.to_string()))
+            .collect();
+        there.sort();
+        let count = there.len();
+        there.dedup();
+        assert_eq!(there.len(), count, "a ghost in round {round}");
+        for candidate in snapshot.candidates.iter() {
+            let place = tracker
+                .place_of(&candidate.node, &candidate.model.id)
+                .unwrap();
+            assert!(snapshot.candidates.get(place).unwrap().model.id == candidate.model.id);
+        }
+    }
+    for (name, _) in nodes {
+        tracker.leave(&id(name));
+    }
+    assert_eq!(tracker.snapshot().candidates.iter().count(), 0);
+}
+
+#[test]
+fn a_model_that_a_report_leaves_out_is_nobodys_to_be_sent_to() {
+    let mut tracker = Tracker::new(1);
+    let two = ["small", "large"].map(|m| Arc::new(offer(m, 0.6, 0.1)));
+    tracker.join(
+        Joined {
+            models: two.to_vec(),
+            ..joined("a")
+        },
+        NOW,
+    );
+    tracker.report(&id("a"), &report(1, 0.0), 0.0, NOW);
+    tracker.credits(&id("a"), 5, at(1));
+    let snapshot = tracker.snapshot();
+    let credits: Vec<_> = snapshot.candidates.iter().map(|c| c.credits_free).collect();
+    assert_eq!(credits, [5, 0]);
+}

@@ -150,8 +150,15 @@ impl Tracker {
     /// A node is in. One of the same name is taken over.
     pub fn join(&mut self, joined: Joined, now: Time) {
         self.leave(&joined.place.node);
-        let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX);
-        self.by_number.push(Some(joined.place.node.clone()));
+        // A number that is free again: nodes come and go for years.
+        let free = self.by_number.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.by_number.len());
+        if free.is_none() {
+            self.by_number.push(None);
+        }
+        self.by_number[place] = Some(joined.place.node.clone());
+        let number = u32::try_from(place).unwrap_or(u32::MAX);
+        self.prefixes.forget(number);
         self.prefixes.set_room(number, joined.cache_tokens);
         let slots = joined.slots.unwrap_or(0);
         let models = joined.models.into_iter().map(|offer| {
@@ -210,14 +217,17 @@ impl Tracker {
         if let Some(number) = self.by_number.get_mut(gone.number as usize) {
             *number = None;
         }
-        for model in &gone.models {
+        // The last place first: what moves into a hole is never one of its own
+        // that is still to be removed.
+        let mut models: Vec<_> = gone.models.iter().collect();
+        models.sort_by_key(|model| std::cmp::Reverse(model.index));
+        for model in models {
             let name = (node.clone(), model.id.clone());
             self.past.insert(name, model.learnt.clone());
             let Some(moved) = self.snapshot.candidates.swap_remove(model.index) else {
                 continue;
             };
-            // Whoever was last of the chunk is now where the model was; a
-            // model of the same node that moved is removed next.
+            // Whoever was last of the chunk is now where the model was.
             let name = self.snapshot.candidates[model.index].node.clone();
             if let Some(other) = self.nodes.get_mut(&name) {
                 for theirs in other.models.iter_mut().filter(|m| m.index == moved) {

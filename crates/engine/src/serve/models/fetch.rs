@@ -1,6 +1,7 @@
 //! Models that are kept elsewhere: when they are fetched, by whom, and how
 //! long that and loading take.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use super::{Holds, ModelSource, Models, RETRY};
 const LOADED: f64 = 200e6;
 /// Bytes a second that a model is fetched with until one was: a slow line.
 const FETCHED: f64 = 10e6;
+/// What comes faster came from a cache: the line of a node has less.
+const FASTEST: f64 = 300e6;
 /// Weight of a new measurement.
 const FRESH: f64 = 0.5;
 /// How often the fetching thread looks whether the engine is still there.
@@ -127,7 +130,8 @@ impl Models {
             let Some(remote) = remote else { continue };
             tracing::info!(model = %slot.info.id, from = ?remote, "fetching a model");
             let began = Instant::now();
-            let fetched = remote.fetch();
+            let fetched = catch_unwind(AssertUnwindSafe(|| remote.fetch()));
+            let fetched = fetched.unwrap_or_else(|_| Err("fetching it panicked".to_owned()));
             let took = began.elapsed();
             let mut guard = models.lock();
             let holds = &mut *guard;
@@ -135,9 +139,10 @@ impl Models {
             match fetched {
                 Ok(()) => {
                     hold.fetching = Fetching::Here;
-                    // A resumed download, or one found in a cache, says little
-                    // of the line.
-                    learn(&mut holds.rates.fetched, slot.bytes, took);
+                    // One that was found in a cache says nothing of the line.
+                    if slot.bytes as f64 <= FASTEST * took.as_secs_f64() {
+                        learn(&mut holds.rates.fetched, slot.bytes, took);
+                    }
                     let took_ms = took.as_millis() as u64;
                     tracing::info!(model = %slot.info.id, took_ms, "model fetched");
                 }

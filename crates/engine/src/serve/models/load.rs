@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{Hold, Holds, LOOK, Loaded, Models, PATIENCE, RETRY};
+use super::{Fetching, Hold, Holds, LOOK, Loaded, Models, PATIENCE, RETRY};
 use crate::serve::entry::Entry;
 use crate::serve::queue::{Queue, Wanted};
 use crate::serve::{prepare, speed, warm_up};
@@ -48,6 +48,11 @@ impl Models {
                 }
                 Err(error) => {
                     hold.failed = Some(Instant::now());
+                    // Fetching compares checksums, and mends what is damaged.
+                    let source = self.slots[index].source.as_ref();
+                    if source.is_some_and(|source| source.remote.is_some()) {
+                        hold.fetching = Fetching::Elsewhere;
+                    }
                     drop(guard);
                     let id = &self.slots[index].info.id;
                     tracing::error!(model = %id, error, "a model cannot be loaded");
@@ -118,10 +123,16 @@ impl Models {
                 let hold = &holds.each[*index];
                 hold.hinted && hold.loaded.is_none() && !hold.fetching.is_elsewhere()
             });
-            return hinted.map_or(Chosen::Nothing, |index| {
-                holds.each[index].loading = true;
-                Chosen::Load(index)
-            });
+            let Some(index) = hinted else {
+                return Chosen::Nothing;
+            };
+            // What it fitted beside when it was hinted may have grown.
+            if self.resident(&holds) + self.slots[index].bytes > self.budget {
+                holds.each[index].hinted = false;
+                return Chosen::Nothing;
+            }
+            holds.each[index].loading = true;
+            return Chosen::Load(index);
         };
         if !self.make_room(&mut holds, index, wanted) {
             return Chosen::Nothing;

@@ -163,7 +163,11 @@ impl Tracker {
             let load = node.share(node.load);
             self.snapshot.candidates.update(model.index, |candidate| {
                 let old = candidate.outlook;
-                candidate.credits_free = free;
+                // A model that was never reported is nobody's to be sent to.
+                candidate.credits_free = match old.reported_at {
+                    Some(_) => free,
+                    None => 0,
+                };
                 candidate.load = load;
                 candidate.outlook = Outlook {
                     reported_at: old.reported_at,
