@@ -19,7 +19,7 @@ async fn a_tenants_key_brings_its_default_policy_and_no_other_than_its_own() {
         spec.api_key = Some(other.clone());
         spec.gateway_tables = format!(
             "[[keys]]\nname = 'a'\ndigest = '{}'\ntenant = 'acme'\n\
-             [[keys]]\nname = 'o'\ndigest = '{}'\n",
+             [[keys]]\nname = 'o'\ndigest = '{}'\noperator = true\n",
             digest(&acme),
             digest(&other),
         );

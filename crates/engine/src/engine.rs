@@ -80,8 +80,7 @@ impl Engine {
                 Some(slot) if slot.bytes > left && !models.is_empty() => (slot, None),
                 known => {
                     let began = Instant::now();
-                    let loaded = Loaded::open(&source);
-                    let loaded = match (loaded, known) {
+                    let (loaded, known) = match (Loaded::open(&source), known) {
                         // What was fetched is damaged: the first request has
                         // it loaded, which fails, and then fetched anew.
                         (Err(error), Some(slot)) if source.remote.is_some() => {
@@ -91,7 +90,6 @@ impl Engine {
                         }
                         (loaded, known) => (loaded.map_err(failed)?, known),
                     };
-                    let (loaded, known) = loaded;
                     times.push((models.len(), began.elapsed()));
                     // What has no manifest is known only once it is loaded.
                     (known.unwrap_or_else(|| Slot::loaded(&loaded)), Some(loaded))
