@@ -26,9 +26,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the digest of the key on stdin, for [[keys]] of a gateway.
+    /// Print the digest of the key on stdin, for a gateway's `keys`.
     Digest,
-    /// Print 32 random bytes as [resume] of gateways reads them.
+    /// Print 32 random bytes as `resume.key` of gateways reads them.
     Secret,
 }
 
