@@ -217,6 +217,13 @@ impl Sight {
         inner.tracker.closed(self.stream, Some(tokens), now);
     }
 
+    /// Its node is quiet where it should not be.
+    pub(crate) fn quiet(&self, now: Time) {
+        let mut inner = self.memory.lock();
+        inner.now = inner.now.max(now);
+        inner.tracker.suspect(self.stream, now);
+    }
+
     /// Its node failed it.
     pub(crate) fn failed(self, now: Time) {
         let mut inner = self.memory.lock();

@@ -209,6 +209,13 @@ impl Run {
     fn overtake(&mut self) {
         if let Some(slower) = self.current.take() {
             let stalled = slower.is_stalled(&self.shared);
+            // Another had to be asked because it said nothing more: that is no
+            // failure yet, and reason enough not to ask it next.
+            if self.has_spoken()
+                && let Some(sight) = &slower.sight
+            {
+                sight.quiet(self.shared.clock.now());
+            }
             let outcome = if stalled {
                 Outcome::Failure
             } else {

@@ -177,6 +177,7 @@ fn a_stream_given_up_for_late_teaches_that_it_was() {
     for n in 0..10 {
         sent(&mut tracker, n, 20, at(n * 1_000));
         tracker.failed(StreamId(n), at(n * 1_000 + 900));
+        tracker.report(&id("a"), &report(n + 2, 0.0), 0.0, at(n * 1_000 + 950));
     }
     let model = first(&tracker).model.id.clone();
     let learnt = tracker.learnt(&id("a"), &model).unwrap();
@@ -343,4 +344,33 @@ fn a_model_that_a_report_leaves_out_is_nobodys_to_be_sent_to() {
     let snapshot = tracker.snapshot();
     let credits: Vec<_> = snapshot.candidates.iter().map(|c| c.credits_free).collect();
     assert_eq!(credits, [5, 0]);
+}
+
+#[test]
+fn a_node_that_failed_a_stream_is_suspected_until_it_reports() {
+    let mut tracker = tracker();
+    let ready = |tracker: &Tracker| tracker.snapshot().candidates[0].outlook.ready_at;
+    let place = tracker
+        .place_of(&id("a"), &offer("small", 0.6, 0.1).id)
+        .unwrap();
+    let case = Case::new(policy("interactive"));
+    let limits = Limits::asked(&case.question());
+    let estimate = Estimate::of(
+        &limits,
+        &case.policy,
+        &tracker.snapshot().candidates[0],
+        NOW,
+        0,
+    );
+    let opened = Opened {
+        index: place,
+        estimate,
+        cold_tokens: 10,
+        likely_tokens: 10,
+    };
+    tracker.opened(StreamId(1), &opened, (&[], 1), at(10));
+    tracker.failed(StreamId(1), at(20));
+    assert_eq!(ready(&tracker), Some(at(20) + Duration::from_millis(1_500)));
+    tracker.report(&id("a"), &report(2, 0.0), 0.0, at(200));
+    assert_eq!(ready(&tracker), None);
 }

@@ -24,6 +24,10 @@ const MAX_OPEN: usize = 1 << 16;
 /// have gone silent, and to stay so for as long again.
 const SILENCE: Duration = Duration::from_millis(750);
 
+/// A node that failed a stream is taken to need this long, if it does not
+/// report before: a dead one's lease is over then.
+const SUSPECTED: Duration = Duration::from_millis(1_500);
+
 /// A stream that is followed, by a number of the caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
@@ -76,6 +80,8 @@ struct Node {
     waiting_ms: f64,
     heard_at: Time,
     silent: bool,
+    /// A stream failed there, and it has not reported since.
+    suspect: bool,
     load: f32,
     /// Streams that its report counted, and its whole capacity by that; and
     /// what was sent there since, in prompts and in milliseconds to read them.
@@ -199,6 +205,7 @@ impl Tracker {
             waiting_ms: 0.0,
             heard_at: now,
             silent: false,
+            suspect: false,
             load: 0.0,
             capacity: 0.0,
             reported_at: now,
@@ -251,6 +258,8 @@ impl Tracker {
         known.sequence = Some(report.sequence);
         known.credits = report.credits;
         known.reported(report, now);
+        // Whoever reports is there, whatever one stream of it came to.
+        let cleared = std::mem::take(&mut known.suspect) && !known.silent;
         let outlook = known.outlook();
         for (model, state) in known.models.iter().zip(&report.models) {
             let outlook = Outlook {
@@ -267,7 +276,7 @@ impl Tracker {
                 candidate.load = load;
                 candidate.battery_percent = report.battery_percent;
                 candidate.outlook = outlook;
-                candidate.outlook.ready_at = ready_at;
+                candidate.outlook.ready_at = ready_at.filter(|_| !cleared);
             });
         }
         self.snapshot.sequence += 1;

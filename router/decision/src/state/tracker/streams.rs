@@ -1,7 +1,7 @@
 //! What becomes of streams.
 
 use super::learnt::ENOUGH;
-use super::{MAX_OPEN, Open, Opened, StreamId, Tracker};
+use super::{MAX_OPEN, Open, Opened, SUSPECTED, StreamId, Tracker};
 use crate::estimate::reported_ms;
 use tiermesh_core::{NodeId, Outlook, Time};
 
@@ -114,7 +114,20 @@ impl Tracker {
                 }
             }
         }
+        self.suspect(stream, now);
         self.closed(stream, None, now);
+    }
+
+    /// A stream's node failed it, or is quiet where it should not be: it is not
+    /// the next one's either, unless there is nobody else, until it reports.
+    pub fn suspect(&mut self, stream: StreamId, now: Time) {
+        let node = self.streams.get(&stream).map(|open| open.node.clone());
+        if let Some(node) = node
+            && let Some(known) = self.nodes.get_mut(&node)
+        {
+            known.suspect = true;
+            self.ready_at(&node, Some(now + SUSPECTED));
+        }
     }
 
     /// A stream ended, however it ended; `tokens` it wrote if it came to its
