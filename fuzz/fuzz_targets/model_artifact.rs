@@ -63,8 +63,11 @@ fuzz_target!(|data: &[u8]| {
 
 fn load(directory: &Path) {
     let kernel: KernelChoice = "portable".parse().expect("a kernel's name");
-    let options = LoadOptions::new(kernel
+    let options = LoadOptions::new(
+        kernel
             .resolve()
-            .expect("every machine has the portable kernel"), Quantization::Q8);
+            .expect("every machine has the portable kernel"),
+        Quantization::Q8,
+    );
     drop(Model::load(directory, options));
 }
