@@ -1,8 +1,9 @@
 //! A dispatcher that remembers, and tells its journal.
 
-use super::fakes::{Step, World, candidate, outline, request};
+use super::fakes::{Step, World, candidate, computing, outline, request};
 use crate::{Joined, Keeps, Memory, Options};
 use futures::StreamExt;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
@@ -12,7 +13,6 @@ use tiermesh_core::{
 use tiermesh_decision::Policies;
 use tiermesh_decision::record::{Journal, Made, Outcome, Recorder, replay};
 
-/// Records as a writer would.
 #[derive(Default)]
 struct Kept {
     recorder: Mutex<Recorder>,
@@ -53,7 +53,6 @@ fn report(of: &CandidateState, sequence: u64) -> CapacityReport {
     }
 }
 
-/// A world whose candidates lie in a memory.
 fn remembering(candidates: Vec<CandidateState>) -> (World, Arc<Memory>, Arc<Kept>) {
     let memory = Memory::new(7);
     memory.nodes(|tracker| {
@@ -320,7 +319,6 @@ async fn a_tenant_runs_under_no_policy_that_is_not_its_own() {
     }
 }
 
-/// A long beginning that many prompts have.
 fn beginning(end: &str) -> Content {
     let system = "You read product titles and answer with the brand alone. ".repeat(40);
     Content::Prompt(format!("{system}{end}"))
@@ -343,7 +341,7 @@ async fn prompts_that_begin_alike_go_where_the_beginning_was_read_until_that_nod
         decision.node.to_string()
     };
     // Nobody has read it: lots decide, and they fall on more than one.
-    let spread: std::collections::BTreeSet<_> = (0..24).map(explain).collect();
+    let spread: BTreeSet<_> = (0..24).map(explain).collect();
     assert!(spread.len() > 1, "{spread:?}");
     let stream = world
         .ask(at(100, "first"), Context::default())
@@ -354,7 +352,6 @@ async fn prompts_that_begin_alike_go_where_the_beginning_was_read_until_that_nod
     for n in 0..24 {
         assert_eq!(explain(n), home, "request {n}");
     }
-    // The decision is recorded with what it knew, and replays.
     let log = kept.log.lock().unwrap().clone();
     assert!(!log.contains("product titles"));
     // Its node fills up: others read the beginning as well rather than wait.
@@ -372,4 +369,32 @@ async fn prompts_that_begin_alike_go_where_the_beginning_was_read_until_that_nod
     for n in 0..24 {
         assert_ne!(explain(n), home, "request {n}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_went_quiet_is_spared_until_it_reports() {
+    let edges = ["a", "b"].map(|name| computing(Tier::Mec, name, "ab", "x"));
+    let (world, memory, _) = remembering(edges.to_vec());
+    let at = |n: u32| request("iot", |raw| raw.request_id = format!("r{n}"));
+    let picked = |n: u32| {
+        let decision = world.dispatcher.explain(at(n).meta(), &Context::default());
+        decision.unwrap().node.to_string()
+    };
+    let both = |range: std::ops::Range<u32>| range.map(picked).collect::<BTreeSet<_>>();
+    assert_eq!(both(0..24).len(), 2);
+    let (home, few) = (picked(100), Duration::from_millis(5));
+    let other = if home == "a" { "b" } else { "a" };
+    world
+        .node(&home)
+        .script(vec![Step::Say(10, few), Step::Hang]);
+    world
+        .node(other)
+        .script(vec![Step::Say(20, few), Step::End]);
+    let stream = world.ask(at(100), Context::default()).await.unwrap();
+    let events: Vec<_> = stream.collect().await;
+    assert_eq!(outline(&events).1, 20);
+    assert_eq!(both(0..24), [other.to_owned()].into());
+    let quiet = edges.iter().find(|c| c.node.as_str() == home).unwrap();
+    memory.nodes(|tracker| tracker.report(&quiet.node, &report(quiet, 2), 0.0, world.time()));
+    assert_eq!(both(0..24).len(), 2);
 }
