@@ -219,12 +219,14 @@ impl Bench {
         }
         self.undisturbed = Arc::new(all);
         let started = tokio::time::Instant::now();
-        for task in self.start(AT_ONCE)? {
-            task.await?;
-        }
-        self.usual = started.elapsed();
+        let ended = self.start(AT_ONCE)?.into_iter();
+        let ended = ended.map(async |task| task.await.map(|_| started.elapsed()));
+        let mut ended = futures::future::try_join_all(ended).await?;
+        ended.sort_unstable();
+        // The slowest may be alone on a slow node: most are over long before.
+        self.usual = ended[ended.len() / 2];
         say(&format!(
-            "{AT_ONCE} answers of {} tokens at once take {} ms",
+            "half of {AT_ONCE} answers of {} tokens at once are over in {} ms",
             self.undisturbed[0].len(),
             self.usual.as_millis()
         ));
