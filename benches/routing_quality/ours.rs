@@ -40,7 +40,8 @@ pub(crate) struct Ours<'a> {
     warm: Vec<Warm>,
     /// The choice of the request that is being placed.
     picked: Option<(Choice, u32, u32)>,
-    user_of: BTreeMap<usize, u32>,
+    /// What is under way, to learn how long its answer was.
+    asked: BTreeMap<usize, RequestMeta>,
     log: Option<(Recorder, BufWriter<File>)>,
 }
 
@@ -114,7 +115,7 @@ impl<'a> Ours<'a> {
             seed,
             warm: Vec::new(),
             picked: None,
-            user_of: BTreeMap::new(),
+            asked: BTreeMap::new(),
             log: None,
             places,
         };
@@ -163,7 +164,7 @@ impl Strategy for Ours<'_> {
             ..Context::default()
         };
         self.tracker.warm(ask.blocks, BLOCK_TOKENS, &mut self.warm);
-        let answer = self.lengths.expect(&self.policy.name, user);
+        let answer = self.lengths.expect(&self.meta);
         let snapshot = self.tracker.snapshot();
         let question = Question {
             meta: &self.meta,
@@ -211,7 +212,7 @@ impl Strategy for Ours<'_> {
             cold_tokens,
             likely_tokens,
         };
-        self.user_of.insert(ask.id, ask.user);
+        self.asked.insert(ask.id, self.meta.clone());
         let prompt = (ask.blocks, BLOCK_TOKENS);
         self.tracker
             .opened(StreamId(ask.id as u64), &opened, prompt, ask.now);
@@ -223,9 +224,8 @@ impl Strategy for Ours<'_> {
 
     fn closed(&mut self, job: usize, written: Option<u32>, now: Time) {
         self.tracker.closed(StreamId(job as u64), written, now);
-        if let (Some(user), Some(tokens)) = (self.user_of.remove(&job), written) {
-            let user = &self.users[user as usize];
-            self.lengths.record(&self.policy.name, user, tokens);
+        if let (Some(meta), Some(tokens)) = (self.asked.remove(&job), written) {
+            self.lengths.record(&meta, tokens);
         }
     }
 

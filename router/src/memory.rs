@@ -150,7 +150,7 @@ impl Memory {
     pub(crate) fn answered(&self, meta: &RequestMeta, model: &ModelId, alone: bool, done: &Done) {
         let mut inner = self.lock();
         let tokens = u32::try_from(done.usage.output_tokens).unwrap_or(u32::MAX);
-        inner.lengths.record_for(meta, tokens);
+        inner.lengths.record(meta, tokens);
         if alone {
             inner.prompts.record(meta, model, done.usage.input_tokens);
         }

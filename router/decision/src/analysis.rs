@@ -55,7 +55,7 @@ impl Analysis {
                 complexity.clamp(0.0, 1.0)
             },
             prompt_tokens: prompts.expect(meta),
-            answer: lengths.expect_for(meta),
+            answer: lengths.expect(meta),
         }
     }
 }

@@ -11,6 +11,8 @@ const MAX_USERS: usize = 4_096;
 const MAX_KINDS: usize = 1_024;
 /// Answers of a user before they say more than those of the policy.
 const ENOUGH: f64 = 8.0;
+/// Sizes of prompts that are learnt apart, over all kinds.
+const MAX_SIZES: usize = 16_384;
 const HALF_LIFE: u16 = 200;
 
 /// Requests whose answers are alike: of a policy, and within it of a task and
@@ -28,28 +30,33 @@ impl Kind {
     }
 }
 
-/// Learnt lengths by kind of request, and by user within it.
+/// Prompts that are about as long: two sizes to a doubling.
+fn size(meta: &RequestMeta) -> u8 {
+    let tokens = meta.estimated_prompt_tokens().max(1);
+    let octave = tokens.ilog2();
+    let upper_half = octave > 0 && tokens >> (octave - 1) & 1 == 1;
+    (2 * octave) as u8 + u8::from(upper_half)
+}
+
+/// Learnt lengths by kind of request, by its prompt's size, and by user.
 #[derive(Debug, Clone, Default)]
 pub struct Lengths {
     of_kind: BTreeMap<Kind, (Moments, Sketch)>,
+    of_size: BTreeMap<(Kind, u8), Moments>,
+    /// A user's answers as a share of what was expected by kind and size.
     of_user: BTreeMap<(Kind, UserId), Moments>,
 }
 
 impl Lengths {
-    /// Learns one whole answer of a policy.
-    pub fn record(&mut self, policy: &PolicyName, user: &UserId, tokens: u32) {
-        self.learn(Kind(policy.clone(), None), user, tokens);
-    }
-
     /// Learns one whole answer to a request: for such requests, and for its
     /// policy's.
-    pub fn record_for(&mut self, meta: &RequestMeta, tokens: u32) {
-        self.learn(Kind::of(meta), &meta.user_id, tokens);
-        self.record(&meta.policy, &meta.user_id, tokens);
+    pub fn record(&mut self, meta: &RequestMeta, tokens: u32) {
+        self.learn(Kind::of(meta), meta, tokens);
+        self.learn(Kind(meta.policy.clone(), None), meta, tokens);
     }
 
-    fn learn(&mut self, kind: Kind, user: &UserId, tokens: u32) {
-        let tokens = f64::from(tokens.max(1));
+    fn learn(&mut self, kind: Kind, meta: &RequestMeta, tokens: u32) {
+        let (tokens, size) = (f64::from(tokens.max(1)), size(meta));
         if self.of_kind.len() < MAX_KINDS || self.of_kind.contains_key(&kind) {
             let known = self
                 .of_kind
@@ -58,39 +65,49 @@ impl Lengths {
             known.0.record(tokens);
             known.1.record(tokens);
         }
-        let key = (kind, user.clone());
-        if let Some(known) = self.of_user.get_mut(&key) {
-            known.record(tokens);
-        } else if self.of_user.len() < MAX_USERS {
-            let mut known = Moments::new(0.02);
-            known.record(tokens);
-            self.of_user.insert(key, known);
+        let expected = self.of_such(&kind, size).unwrap_or(tokens);
+        let key = (kind, size);
+        if self.of_size.len() < MAX_SIZES || self.of_size.contains_key(&key) {
+            let known = self.of_size.entry(key.clone());
+            known
+                .or_insert_with(|| Moments::new(0.01))
+                .record(tokens);
+        }
+        let key = (key.0, meta.user_id.clone());
+        if self.of_user.len() < MAX_USERS || self.of_user.contains_key(&key) {
+            let known = self.of_user.entry(key);
+            known
+                .or_insert_with(|| Moments::new(0.02))
+                .record(tokens / expected);
         }
     }
 
-    /// What to expect of a policy's next answer; none before enough was learnt.
-    #[must_use]
-    pub fn expect(&self, policy: &PolicyName, user: &UserId) -> Option<Answer> {
-        self.look(Kind(policy.clone(), None), user)
-    }
-
     /// What to expect of the answer to a request: as such requests were
-    /// answered, else as its policy's were.
+    /// answered, else as its policy's were; none before enough was learnt.
     #[must_use]
-    pub fn expect_for(&self, meta: &RequestMeta) -> Option<Answer> {
-        self.look(Kind::of(meta), &meta.user_id)
-            .or_else(|| self.expect(&meta.policy, &meta.user_id))
+    pub fn expect(&self, meta: &RequestMeta) -> Option<Answer> {
+        self.look(Kind::of(meta), meta)
+            .or_else(|| self.look(Kind(meta.policy.clone(), None), meta))
     }
 
-    fn look(&self, kind: Kind, user: &UserId) -> Option<Answer> {
+    /// The mean of answers to prompts of a size; of all sizes, where few of
+    /// this one were answered.
+    fn of_such(&self, kind: &Kind, size: u8) -> Option<f64> {
+        let (of_all, _) = self.of_kind.get(kind)?;
+        let of_size = self.of_size.get(&(kind.clone(), size));
+        let all = of_all.mean_or(1.0, 1.0);
+        Some(of_size.map_or(all, |known| known.mean_or(ENOUGH, all)))
+    }
+
+    fn look(&self, kind: Kind, meta: &RequestMeta) -> Option<Answer> {
         let (of_all, sketch) = self.of_kind.get(&kind)?;
         if of_all.samples() < ENOUGH {
             return None;
         }
-        let likely = match self.of_user.get(&(kind, user.clone())) {
-            Some(own) => own.mean_or(ENOUGH, of_all.mean_or(ENOUGH, 1.0)),
-            None => of_all.mean_or(ENOUGH, 1.0),
-        };
+        let expected = self.of_such(&kind, size(meta))?;
+        let own = self.of_user.get(&(kind, meta.user_id.clone()));
+        let share = own.map_or(1.0, |own| own.mean_or(ENOUGH, 1.0));
+        let likely = expected * share;
         let high = sketch.quantile(0.95)?.max(2.0 * likely);
         Some(Answer {
             likely: likely.ceil() as u32,

@@ -1,10 +1,10 @@
 use super::*;
 use crate::Estimate;
-use crate::tests::world::{NOW, offer};
+use crate::tests::world::{NOW, meta, offer};
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    CapacityReport, Destination, ModelState, NodeId, PolicyName, Tier, Time, Usd, UserId,
+    CapacityReport, Destination, ModelState, NodeId, Tier, Time, Usd, UserId,
 };
 
 fn id(name: &str) -> NodeId {
@@ -235,19 +235,38 @@ fn a_prefix_is_warm_where_it_was_read_until_the_cache_is_full() {
 #[test]
 fn lengths_are_learnt_by_policy_and_by_user() {
     let mut lengths = Lengths::default();
-    let policy = PolicyName::new("p").unwrap();
-    let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
-    assert_eq!(lengths.expect(&policy, &ann), None);
-    for _ in 0..20 {
-        lengths.record(&policy, &ann, 100);
-        lengths.record(&policy, &bob, 10);
+    let of = |user: &str| meta(|r| r.user_id = user.into());
+    assert_eq!(lengths.expect(&of("ann")), None);
+    for _ in 0..400 {
+        lengths.record(&of("ann"), 100);
+        lengths.record(&of("bob"), 10);
     }
-    assert_eq!(lengths.expect(&policy, &ann).unwrap().likely, 100);
-    assert_eq!(lengths.expect(&policy, &bob).unwrap().likely, 10);
-    let cy = UserId::new("cy").unwrap();
-    let other = lengths.expect(&policy, &cy).unwrap();
+    let likely = |user: &str| lengths.expect(&of(user)).unwrap().likely;
+    assert!((98..=103).contains(&likely("ann")), "{}", likely("ann"));
+    assert!((10..=11).contains(&likely("bob")), "{}", likely("bob"));
+    let other = lengths.expect(&of("cy")).unwrap();
     assert!(
         (40..70).contains(&other.likely) && other.high >= 100,
         "{other:?}"
     );
+}
+
+#[test]
+fn lengths_are_learnt_by_the_prompts_size() {
+    let mut lengths = Lengths::default();
+    let of = |user: &str, bytes: usize| {
+        let mut meta = meta(|r| r.user_id = user.into());
+        meta.content_bytes = bytes;
+        meta
+    };
+    for _ in 0..400 {
+        // Short questions have long answers here, and bob's are half as long.
+        lengths.record(&of("ann", 300), 400);
+        lengths.record(&of("ann", 30_000), 40);
+        lengths.record(&of("bob", 300), 200);
+    }
+    let likely = |user: &str, bytes| lengths.expect(&of(user, bytes)).unwrap().likely;
+    assert!(likely("cy", 300) > 5 * likely("cy", 30_000));
+    // What bob was never asked follows from how he differs from others.
+    assert!(likely("bob", 30_000) < likely("ann", 30_000));
 }
