@@ -180,6 +180,7 @@ fn record(node: &v1::Node) -> String {
         "credits_free": node.credits_free,
         "streams_active": node.streams_active,
         "streams_queued": node.streams_queued,
+        "slots": node.slots,
         "breaker": node.breaker,
         "rtt_ms": node.rtt_ms,
         "first_token_ms": node.first_token_ms,

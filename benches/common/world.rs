@@ -121,6 +121,7 @@ impl World {
         let report = CapacityReport {
             sequence: self.sequence,
             credits: if at % 32 == 7 { 0 } else { 4 },
+            slots: 0,
             lease: Duration::from_secs(2),
             active: 1,
             queued: 0,

@@ -263,6 +263,7 @@ impl CapacitySource for Script {
         CapacityReport {
             sequence: 0,
             credits: 0,
+            slots: 0,
             lease: Duration::ZERO,
             active,
             queued: 0,

@@ -50,6 +50,7 @@ impl Catalog for GatewayCatalog {
             if let Some(report) = &node.report {
                 status.active = report.active;
                 status.queued = report.queued;
+                status.slots = report.slots;
                 status.engine = report.engine;
             }
         }

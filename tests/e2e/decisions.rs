@@ -82,13 +82,14 @@ async fn a_gateways_own_log_replays_bit_for_bit_and_shows_what_would_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_gateway_learns_shows_in_its_list_and_in_what_it_explains() {
-    let mesh = mesh(|_| {}).await;
+    let mesh = mesh(|spec| spec.streams = 5).await;
     let mut gateway = at(&mesh.gateway).await;
     for n in 0..12 {
         ask(&mut gateway, request("interactive", n)).await.unwrap();
     }
     let listed = mesh.nodes().await.unwrap();
     let edge = listed.iter().find(|node| node.node == "edge-1").unwrap();
+    assert_eq!(edge.slots, 5, "its report says what its engine may do");
     let known = edge.model_states[0].calibration.expect("it answered");
     assert_eq!(known.answers, 12);
     assert!(known.ratio > 0.0 && known.first_token_p50_ms > 0.0);
@@ -124,4 +125,14 @@ async fn what_a_gateway_learns_shows_in_its_list_and_in_what_it_explains() {
     let json = run(&["nodes", "--json", "--endpoint", &endpoint]).await;
     let json: serde_json::Value = serde_json::from_str(text(&json.stdout).trim()).unwrap();
     assert_eq!(json["model_states"][0]["calibration"]["answers"], 12);
+    assert_eq!(json["slots"], 5);
+    // The node knows the same of itself.
+    let own = mesh.edges[0].endpoint().to_owned();
+    let json = run(&["nodes", "--json", "--endpoint", &own]).await;
+    let lines = text(&json.stdout);
+    let mut nodes = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let own = nodes.find(|node| node["node"] == "edge-1").unwrap();
+    assert_eq!(own["slots"], 5, "{lines}");
 }

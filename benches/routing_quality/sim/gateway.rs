@@ -180,6 +180,7 @@ impl<S: Strategy> Sim<'_, S> {
         CapacityReport {
             sequence: self.reports,
             credits: kind.slots + kind.queue,
+            slots: kind.slots,
             lease: Duration::from_micros(LEASE_US),
             active,
             queued,

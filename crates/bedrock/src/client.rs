@@ -208,6 +208,8 @@ impl BedrockCloud {
         CapacityReport {
             sequence,
             credits: self.credits_free(),
+            // How many it works on at once, the provider does not tell.
+            slots: 0,
             lease,
             active: self.active(),
             queued: 0,

@@ -121,6 +121,8 @@ pub struct CapacityReport {
     pub sequence: u64,
     /// Streams the receiver may have open here.
     pub credits: u32,
+    /// Streams it works on at once; 0 where it is not known.
+    pub slots: u32,
     /// How long the report and its credits are good for.
     pub lease: Duration,
     /// Streams being answered.

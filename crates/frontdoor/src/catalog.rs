@@ -72,6 +72,8 @@ pub struct NodeStatus {
     pub active: u32,
     /// Streams waiting.
     pub queued: u32,
+    /// Streams it works on at once; 0 where it is not known.
+    pub slots: u32,
     /// The breaker in front of it.
     pub breaker: BreakerState,
     /// Round trip to it, in milliseconds.
@@ -236,6 +238,7 @@ impl From<NodeStatus> for v1::Node {
             weights_bytes: u64::from(node.engine.weights_kib) << 10,
             prefix_hit_share: node.engine.prefix_hit_share,
             temperature_c: node.engine.temperature_c,
+            slots: node.slots,
         }
     }
 }

@@ -51,6 +51,7 @@ fn node_of(candidate: &CandidateState, breaker: BreakerState) -> NodeStatus {
         credits_free: candidate.credits_free,
         active: 0,
         queued: 0,
+        slots: 0,
         breaker,
         rtt_ms: candidate.rtt_ms,
         first_token_ms: candidate.state.first_token_ms,

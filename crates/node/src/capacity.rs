@@ -17,7 +17,12 @@ pub(crate) fn capacity(load: &EngineLoad) -> u32 {
     count(load.streams + load.capacity)
 }
 
-/// The share of that in use.
+/// Streams the engine computes together, over all its models.
+pub(crate) fn slots(load: &EngineLoad) -> u32 {
+    count(load.streams)
+}
+
+/// The share of what it takes at once that is in use.
 pub(crate) fn busy_share(load: &EngineLoad) -> f32 {
     let used = u16::try_from(load.active + load.queued).unwrap_or(u16::MAX);
     let all = u16::try_from(load.streams + load.capacity).unwrap_or(u16::MAX);
@@ -75,6 +80,7 @@ impl CapacitySource for EngineCapacity {
         CapacityReport {
             sequence: 0,
             credits: 0,
+            slots: slots(&load),
             lease: Duration::ZERO,
             active: count(load.active),
             queued: count(load.queued),

@@ -39,6 +39,7 @@ impl Catalog for NodeCatalog {
             if node.node == self.fleet.own.node {
                 node.active = count(load.active);
                 node.queued = count(load.queued);
+                node.slots = crate::capacity::slots(&load);
                 node.engine = crate::capacity::engine(&load);
                 node.endpoint = self.endpoint.get().cloned();
             }

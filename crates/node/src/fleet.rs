@@ -1,7 +1,7 @@
 //! What a node can choose between: its own engine, and what its gateway can
 //! reach for it.
 
-use crate::capacity::{busy_share, capacity};
+use crate::capacity::{busy_share, capacity, slots};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -84,6 +84,7 @@ impl NodeFleet {
             sequence: look,
             // Ours are among those in use, and are counted apart.
             credits: capacity(&load).saturating_sub(used) + tracker.open_on(node),
+            slots: slots(&load),
             lease: Duration::ZERO,
             active: count(load.active),
             queued: count(load.queued),
@@ -120,6 +121,8 @@ fn look_above(
     let report = CapacityReport {
         sequence: look,
         credits: first.credits_free.min(status.credits_free) + tracker.open_on(node),
+        // An offer does not tell.
+        slots: 0,
         lease: Duration::ZERO,
         active: 0,
         queued: 0,

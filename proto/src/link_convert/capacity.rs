@@ -5,6 +5,10 @@ use crate::link;
 use std::time::Duration;
 use tiermesh_core::{CapacityReport, EngineCapacity, ModelState, PRIORITY_CLASSES, Residency};
 
+/// A node that says it works on more streams than this at once is taken to
+/// have said this.
+const MAX_SLOTS: u32 = 10_000;
+
 impl From<ModelState> for link::ModelState {
     fn from(state: ModelState) -> Self {
         Self {
@@ -88,6 +92,7 @@ impl From<&CapacityReport> for link::CapacityDatagram {
             battery_percent: report.battery_percent.map(u32::from),
             engine: Some(report.engine.into()),
             models: report.models.iter().map(|m| (*m).into()).collect(),
+            slots: report.slots,
         }
     }
 }
@@ -105,6 +110,7 @@ impl TryFrom<link::CapacityDatagram> for CapacityReport {
         Ok(Self {
             sequence: wire.sequence,
             credits: wire.credits,
+            slots: wire.slots.min(MAX_SLOTS),
             lease: Duration::from_millis(u64::from(wire.lease_ms)),
             active: wire.active,
             queued: wire.queued,
@@ -121,10 +127,61 @@ impl TryFrom<link::CapacityDatagram> for CapacityReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
+
+    fn with_slots(slots: u32) -> CapacityReport {
+        CapacityReport {
+            sequence: 7,
+            credits: 8,
+            slots,
+            lease: Duration::from_secs(2),
+            active: 3,
+            queued: 1,
+            load: 0.5,
+            battery_percent: Some(80),
+            engine: EngineCapacity::default(),
+            models: vec![ModelState::default(); 2],
+        }
+    }
+
+    fn read(bytes: &[u8]) -> CapacityReport {
+        let wire = link::CapacityDatagram::decode(bytes).unwrap();
+        wire.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_report_arrives_with_its_slots() {
+        for slots in [0, 1, 32, MAX_SLOTS] {
+            let sent = with_slots(slots);
+            let bytes = link::CapacityDatagram::from(&sent).encode_to_vec();
+            assert_eq!(read(&bytes), sent);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_knows_no_slots_says_none() {
+        // `sequence` 7, `credits` 8 and `load` 0.5: all that was ever in it.
+        let bytes = [0x08, 7, 0x10, 8, 0x35, 0, 0, 0, 0x3f];
+        let report = read(&bytes);
+        assert_eq!((report.sequence, report.credits), (7, 8));
+        assert_eq!((report.load, report.slots), (0.5, 0));
+    }
+
+    #[test]
+    fn slots_beyond_belief_are_bounded() {
+        for said in [MAX_SLOTS + 1, u32::MAX] {
+            let bytes = link::CapacityDatagram::from(&with_slots(said)).encode_to_vec();
+            assert_eq!(read(&bytes), with_slots(MAX_SLOTS));
+        }
+        // Ten bytes of a varint, more than 32 bits: whatever is read of it.
+        let mut bytes = vec![0x50];
+        bytes.extend([0xff; 9]);
+        bytes.push(0x01);
+        assert_eq!(read(&bytes).slots, MAX_SLOTS);
+    }
 
     #[test]
     fn a_capacity_datagram_of_all_models_fits_its_bound() {
-        use prost::Message as _;
         let state = ModelState {
             prefill_tok_s: 1.0,
             decode_tok_s: 2.0,
@@ -138,6 +195,7 @@ mod tests {
         let report = CapacityReport {
             sequence: u64::MAX,
             credits: u32::MAX,
+            slots: u32::MAX,
             lease: Duration::from_secs(4_000_000),
             active: u32::MAX,
             queued: u32::MAX,

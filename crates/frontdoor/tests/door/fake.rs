@@ -229,6 +229,7 @@ impl Catalog for Fake {
             credits_free: 4,
             active: 1,
             queued: 0,
+            slots: 3,
             breaker: BreakerState::HalfOpen,
             rtt_ms: 5.0,
             first_token_ms: 12.0,

@@ -265,7 +265,8 @@ async fn explain_needs_no_content_and_locate_names_an_endpoint() {
     let nodes = FleetClient::new(channel)
         .list_nodes(v1::ListNodesRequest {})
         .await;
-    assert_eq!(nodes.unwrap().into_inner().nodes[0].breaker, "half_open");
+    let node = &nodes.unwrap().into_inner().nodes[0];
+    assert_eq!((node.breaker.as_str(), node.slots), ("half_open", 3));
 }
 
 #[tokio::test]

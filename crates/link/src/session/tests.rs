@@ -34,6 +34,7 @@ fn report(sequence: u64, credits: u32, lease: Duration) -> CapacityReport {
     CapacityReport {
         sequence,
         credits,
+        slots: 4,
         lease,
         active: 0,
         queued: 0,

@@ -165,6 +165,7 @@ impl CapacitySource for Steady {
         CapacityReport {
             sequence: 0,
             credits: 0,
+            slots: 0,
             lease: Duration::ZERO,
             active: 0,
             queued: 0,

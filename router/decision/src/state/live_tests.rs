@@ -31,6 +31,7 @@ fn report(sequence: u64, load: f32) -> CapacityReport {
     CapacityReport {
         sequence,
         credits: 8,
+        slots: 0,
         lease: Duration::from_secs(2),
         active: if load > 0.0 { 4 } else { 0 },
         queued: 0,

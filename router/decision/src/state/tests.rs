@@ -31,6 +31,7 @@ fn report(sequence: u64) -> CapacityReport {
     CapacityReport {
         sequence,
         credits: 8,
+        slots: 0,
         lease: Duration::from_secs(2),
         active: 0,
         queued: 0,
