@@ -12,9 +12,8 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use cli::Flags;
 use figures::Figures;
-use models::{Models, THREADS};
+use models::Models;
 use others::Watch;
-use rayon::ThreadPoolBuilder;
 use serde_json::json;
 use std::hint::black_box;
 use std::path::Path;
@@ -59,16 +58,12 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let models = Models::find("qwen-0.5b", "tiny-llama", arguments.flags.smoke)?;
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(THREADS)
-        .use_current_thread()
-        .build()?;
     let rounds = if models.is_real() {
         arguments.rounds
     } else {
         2
     };
-    pool.install(|| run(&models, rounds, arguments.flags))
+    models::pool()?.install(|| run(&models, rounds, arguments.flags))
 }
 
 fn run(models: &Models, rounds: usize, flags: Flags) -> anyhow::Result<()> {

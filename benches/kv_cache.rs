@@ -10,9 +10,8 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use cli::Flags;
 use figures::Figures;
-use models::{Models, THREADS};
+use models::Models;
 use others::Watch;
-use rayon::ThreadPoolBuilder;
 use serde_json::json;
 use std::hint::black_box;
 use std::path::Path;
@@ -56,11 +55,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let models = Models::find("qwen-0.5b", "tiny-llama", arguments.flags.smoke)?;
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(THREADS)
-        .use_current_thread()
-        .build()?;
-    pool.install(|| run(&models, arguments))
+    models::pool()?.install(|| run(&models, arguments))
 }
 
 fn run(models: &Models, arguments: Arguments) -> anyhow::Result<()> {

@@ -11,10 +11,8 @@ use tiermesh_core::{
 };
 use tiermesh_decision::Policies;
 use tiermesh_frontdoor::{Catalog, CatalogModel, Door, DoorOptions, Locate, Located, NodeStatus};
-use tiermesh_identity::{
-    CertificateAuthority, Credentials, Principal, TicketSigner, Validity, gateway_config,
-    node_config,
-};
+use tiermesh_harness::certify;
+use tiermesh_identity::{Credentials, TicketSigner, gateway_config, node_config};
 use tiermesh_link::session::{NodeHello, NodeSessionConfig};
 use tiermesh_link::{
     Admit, GatewayLink, GatewayLinkOptions, NodeLink, NodeLinkOptions, NodeTable, OfferSource,
@@ -50,7 +48,11 @@ impl House {
     /// Opens it and waits until the node has lent its streams.
     pub(crate) async fn open() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
-        certify(dir.path())?;
+        let daemons = [
+            format!("spiffe://tiermesh/gateway/{GATEWAY}"),
+            format!("spiffe://tiermesh/mec/{NODE}"),
+        ];
+        certify(dir.path(), &daemons)?;
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
         let notes = Arc::<Notes>::default();
         let table = NodeTable::new(1);
@@ -184,23 +186,6 @@ fn dispatcher(table: &Arc<NodeTable>, clock: &Arc<dyn Clock>) -> anyhow::Result<
             ..Options::default()
         },
     }))
-}
-
-fn certify(dir: &Path) -> anyhow::Result<()> {
-    let validity = || Validity::for_next(Duration::from_secs(24 * 3600));
-    let ca = CertificateAuthority::generate(validity())?;
-    std::fs::write(dir.join("ca.pem"), ca.certificate_pem())?;
-    for uri in [
-        format!("spiffe://tiermesh/gateway/{GATEWAY}"),
-        format!("spiffe://tiermesh/mec/{NODE}"),
-    ] {
-        let principal: Principal = uri.parse()?;
-        let issued = ca.issue(&principal, &[], validity())?;
-        let name = principal.node();
-        std::fs::write(dir.join(format!("{name}.pem")), issued.certificate_pem)?;
-        std::fs::write(dir.join(format!("{name}.key")), issued.key_pem)?;
-    }
-    Ok(())
 }
 
 fn credentials(dir: &Path, name: &str) -> Credentials {

@@ -3,6 +3,7 @@
 use crate::cli::say;
 use crate::talker::Talker;
 use anyhow::Context as _;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -10,6 +11,15 @@ use tiermesh_engine::{ImportOptions, Quantization, import, inspect};
 
 /// Threads of either side.
 pub(crate) const THREADS: usize = 2;
+
+/// Our threads, as the engine's workers are: the calling one is the pool's
+/// first.
+pub(crate) fn pool() -> anyhow::Result<ThreadPool> {
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(THREADS)
+        .use_current_thread();
+    Ok(pool.build()?)
+}
 
 /// What `benches/peers/models` made, or, without it, a tiny model of the tests.
 pub(crate) struct Models {

@@ -11,9 +11,8 @@
 use clap::Parser as _;
 use cli::{Flags, say};
 use figures::Figures;
-use models::{Models, THREADS, weights_bytes};
+use models::{Models, weights_bytes};
 use others::Watch;
-use rayon::ThreadPoolBuilder;
 use serde_json::json;
 use stream::{Ours, memory_gb_s};
 use talker::Talker;
@@ -92,12 +91,7 @@ fn main() -> anyhow::Result<()> {
             buffer: 8 << 20,
         }
     };
-    // As the engine's workers do: this thread is the pool's first.
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(THREADS)
-        .use_current_thread()
-        .build()?;
-    pool.install(|| run(&models, &effort, arguments.flags))
+    models::pool()?.install(|| run(&models, &effort, arguments.flags))
 }
 
 fn run(models: &Models, effort: &Effort, flags: Flags) -> anyhow::Result<()> {

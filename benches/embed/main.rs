@@ -10,9 +10,8 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use cli::{Flags, say};
 use figures::Figures;
-use models::{Models, THREADS, weights_bytes};
+use models::{Models, weights_bytes};
 use others::Watch;
-use rayon::ThreadPoolBuilder;
 use serde_json::json;
 use std::hint::black_box;
 use std::path::Path;
@@ -59,12 +58,7 @@ fn main() -> anyhow::Result<()> {
         false => (2, 32),
     };
     let texts = Texts::read(&models.source, texts)?;
-    // As the engine's workers do: this thread is the pool's first.
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(THREADS)
-        .use_current_thread()
-        .build()?;
-    pool.install(|| run(&models, rounds, &texts, arguments.flags))
+    models::pool()?.install(|| run(&models, rounds, &texts, arguments.flags))
 }
 
 fn run(models: &Models, rounds: usize, texts: &Texts, flags: Flags) -> anyhow::Result<()> {

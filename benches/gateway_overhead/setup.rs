@@ -6,14 +6,12 @@ use anyhow::{Context as _, bail};
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
-use tiermesh_harness::Daemon;
-use tiermesh_identity::{CertificateAuthority, Principal, Validity};
+use tiermesh_harness::{Daemon, certify};
 use tiermesh_proto::v1;
 use tiermesh_proto::v1::fleet_client::FleetClient;
 use tokio::time::Instant;
 
 const GATEWAY: &str = "gateway-1";
-const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
 const LINKED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Everything that runs beside this process. Dropping it kills it all.
@@ -41,7 +39,11 @@ impl Place {
         let dir = tempfile::Builder::new()
             .prefix("tiermesh-bench-")
             .tempdir()?;
-        certify(dir.path())?;
+        let daemons = [
+            format!("spiffe://tiermesh/gateway/{GATEWAY}"),
+            format!("spiffe://tiermesh/mec/{NODE}"),
+        ];
+        certify(dir.path(), &daemons)?;
         let gateway = gateway(dir.path()).await?;
         let link = gateway.announcement.link.clone();
         let link = link.context("the gateway announces its link")?;
@@ -95,23 +97,6 @@ impl Place {
         pids.extend(self.haproxy.as_ref().map(|h| h.pid));
         pids
     }
-}
-
-fn certify(dir: &Path) -> anyhow::Result<()> {
-    let validity = || Validity::for_next(VALID_FOR);
-    let ca = CertificateAuthority::generate(validity())?;
-    std::fs::write(dir.join("ca.pem"), ca.certificate_pem())?;
-    for uri in [
-        format!("spiffe://tiermesh/gateway/{GATEWAY}"),
-        format!("spiffe://tiermesh/mec/{NODE}"),
-    ] {
-        let principal: Principal = uri.parse()?;
-        let issued = ca.issue(&principal, &[], validity())?;
-        let name = principal.node();
-        std::fs::write(dir.join(format!("{name}.pem")), issued.certificate_pem)?;
-        std::fs::write(dir.join(format!("{name}.key")), issued.key_pem)?;
-    }
-    Ok(())
 }
 
 async fn gateway(dir: &Path) -> anyhow::Result<Daemon> {

@@ -3,9 +3,8 @@
 
 use crate::cli::say;
 use crate::memory::Memory;
-use crate::models::THREADS;
+use crate::models::pool;
 use anyhow::Context as _;
-use rayon::ThreadPoolBuilder;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,10 +50,7 @@ fn first_token(artifact: &Path) -> anyhow::Result<()> {
     let model = Model::load(artifact, options);
     let model = model.with_context(|| format!("cannot load {}", artifact.display()))?;
     let loaded = began.elapsed();
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(THREADS)
-        .use_current_thread()
-        .build()?;
+    let pool = pool()?;
     let mut session = Session::new(Arc::new(model));
     let logits = pool.install(|| session.read(&[1]))?;
     let likeliest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

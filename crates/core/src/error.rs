@@ -144,3 +144,37 @@ impl From<crate::request::FieldError> for InferError {
         .with("allowed", error.allowed)
     }
 }
+
+/// An error with its causes behind it, as a log shows it.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Failed(&'static str, #[source] Option<Box<Failed>>);
+
+    #[test]
+    fn an_error_is_told_with_every_cause_outermost_first() {
+        let alone = Failed("no such file", None);
+        assert_eq!(with_causes(&alone), "no such file");
+        let caused = Failed("the model is not here", Some(Box::new(alone)));
+        let error = Failed("it cannot be loaded", Some(Box::new(caused)));
+        assert_eq!(
+            with_causes(&error),
+            "it cannot be loaded: the model is not here: no such file"
+        );
+    }
+}

@@ -5,59 +5,24 @@
 #![allow(clippy::unwrap_used)]
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use serde::Deserialize;
+use golden::{DECODERS, Golden, directory, golden, largest, relative_rms};
 use tiermesh_core::{Content, Task};
 use tiermesh_engine::{
     Embedder, Engine, EngineOptions, Job, KernelChoice, KernelPath, LoadOptions, Model, Output,
     Quantization, Session,
 };
 
-#[derive(Deserialize)]
-struct Golden {
-    prompt: String,
-    prompt_ids: Vec<u32>,
-    logit_positions: Vec<usize>,
-    logits: Vec<Vec<f32>>,
-    greedy_ids: Vec<u32>,
-    generated_ids: Vec<u32>,
-}
-
-const DECODERS: [&str; 15] = [
-    "llama2",
-    "llama3",
-    "llama-linear",
-    "llama-yarn",
-    "smollm2",
-    "odd-llama",
-    "sharded",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "phi3",
-    "gemma",
-    "gemma2",
-    "gemma3",
-];
+#[path = "../src/model/tests/golden.rs"]
+#[expect(dead_code, reason = "long rope is the processor's to test")]
+mod golden;
 
 fn adapter() -> KernelPath {
     KernelChoice::Wgpu
         .resolve()
         .unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn directory(name: &str) -> PathBuf {
-    let crate_root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    crate_root.join("tests/fixtures/families").join(name)
-}
-
-fn golden(name: &str) -> Golden {
-    let json = std::fs::read(directory(name).join("golden.json")).unwrap();
-    serde_json::from_slice(&json).unwrap()
 }
 
 fn load(name: &str, kernel: KernelPath, held: Quantization) -> Model {
@@ -67,42 +32,12 @@ fn load(name: &str, kernel: KernelPath, held: Quantization) -> Model {
 
 fn greedy(model: &Arc<Model>, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut session = Session::new(Arc::clone(model));
-    let mut logits = session.read(prompt).unwrap();
-    let mut ids = Vec::new();
-    for _ in 0..count {
-        let each = logits.iter().enumerate();
-        let best = each.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32;
-        ids.push(best);
-        logits = session.read(&[best]).unwrap();
-    }
-    ids
+    golden::likeliest(prompt, count, |ids| session.read(ids).unwrap())
 }
 
-/// The logits at the golden positions beside the golden ones.
 fn compared(model: &Arc<Model>, golden: &Golden) -> Vec<(f32, f32)> {
     let mut session = Session::new(Arc::clone(model));
-    let all = session.read_all(&golden.prompt_ids).unwrap();
-    let width = golden.logits[0].len();
-    let rows = golden.logit_positions.iter();
-    rows.zip(&golden.logits)
-        .flat_map(|(position, theirs)| {
-            let ours = all[position * width..][..width].to_vec();
-            ours.into_iter().zip(theirs.clone())
-        })
-        .collect()
-}
-
-fn largest(pairs: &[(f32, f32)]) -> f32 {
-    pairs.iter().fold(0.0, |m, (a, b)| m.max((a - b).abs()))
-}
-
-/// The root-mean-square difference, as a share of the logits' deviation.
-fn relative_rms(pairs: &[(f32, f32)]) -> f32 {
-    let count = pairs.len() as f32;
-    let mean = pairs.iter().map(|(_, b)| b).sum::<f32>() / count;
-    let variance = pairs.iter().map(|(_, b)| (b - mean).powi(2)).sum::<f32>() / count;
-    let error = pairs.iter().map(|(a, b)| (a - b).powi(2)).sum::<f32>() / count;
-    (error / variance).sqrt()
+    golden.beside(&session.read_all(&golden.prompt_ids).unwrap())
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tiermesh_core::error::with_causes;
 use tiermesh_engine::{LoadOptions, ModelSource, Remote};
 use tiermesh_hub::{Hub, HubConfig, HubError, RepoRef, Snapshot};
 
@@ -35,7 +36,7 @@ pub(crate) fn source(entry: &Path, options: LoadOptions) -> anyhow::Result<Model
         // What was fetched before serves although the hub does not answer.
         Err(error) => match hub.kept(&asked).await {
             Ok(kept) => {
-                tracing::warn!(repo = %asked, error = %chain(&error), "the hub does not answer; the cached model is used");
+                tracing::warn!(repo = %asked, error = %with_causes(&error), "the hub does not answer; the cached model is used");
                 Ok(kept)
             }
             Err(_) => Err(error),
@@ -88,7 +89,7 @@ impl Remote for Repository {
             hub.remember(&asked, &commit)?;
             Ok(snapshot)
         });
-        let directory = fetched.map_err(|error| chain(&error))?.directory;
+        let directory = fetched.map_err(|error| with_causes(&error))?.directory;
         match directory == self.directory {
             true => Ok(()),
             false => Err(format!(
@@ -119,15 +120,4 @@ where
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

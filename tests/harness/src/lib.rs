@@ -4,11 +4,13 @@
 //! Everything lives in one throw-away directory: a certificate authority made
 //! for the run, the configurations, and a log per daemon.
 
+mod certificates;
 pub mod client;
 mod config;
 mod daemon;
 mod mesh;
 
+pub use certificates::certify;
 pub use daemon::Daemon;
 pub use mesh::{Cloud, Mesh, MeshSpec};
 

@@ -1,5 +1,6 @@
 //! The mesh: a gateway, edge nodes, a device agent, and a cloud tier.
 
+use crate::certificates::certify;
 use crate::config::{self, GatewayPlace, NodePlace};
 use crate::daemon::Daemon;
 use crate::{BEDROCK_MODEL, DEVICE, GATEWAY, OWNER};
@@ -7,7 +8,6 @@ use anyhow::{Context as _, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
-use tiermesh_identity::{CertificateAuthority, Principal, Validity};
 use tiermesh_proto::v1;
 use tiermesh_proto::v1::fleet_client::FleetClient;
 use tokio::time::Instant;
@@ -16,8 +16,6 @@ use tokio::time::Instant;
 const HEALTHY_WITHIN: Duration = Duration::from_secs(30);
 /// How long a daemon may take to drain.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// A throw-away authority's certificates.
-const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Where the cloud tier is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +119,12 @@ impl Mesh {
     pub async fn start(spec: &MeshSpec) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tiermesh-").tempdir()?;
         let names: Vec<_> = (1..=spec.edges).map(|n| format!("edge-{n}")).collect();
-        certify(dir.path(), &names)?;
+        let mut uris = vec![
+            format!("spiffe://tiermesh/gateway/{GATEWAY}"),
+            format!("spiffe://tiermesh/device/{DEVICE}/owner/{OWNER}"),
+        ];
+        uris.extend(names.iter().map(|n| format!("spiffe://tiermesh/mec/{n}")));
+        certify(dir.path(), &uris)?;
         let starter = Starter {
             spec,
             dir: dir.path(),
@@ -271,43 +274,11 @@ impl Mesh {
     }
 }
 
-/// Writes the authority's certificate and one for every daemon.
-fn certify(dir: &Path, edges: &[String]) -> anyhow::Result<()> {
-    let ca = CertificateAuthority::generate(Validity::for_next(VALID_FOR))?;
-    std::fs::write(dir.join("ca.pem"), ca.certificate_pem())?;
-    let mut names = vec![
-        format!("spiffe://tiermesh/gateway/{GATEWAY}"),
-        format!("spiffe://tiermesh/device/{DEVICE}/owner/{OWNER}"),
-    ];
-    names.extend(
-        edges
-            .iter()
-            .map(|name| format!("spiffe://tiermesh/mec/{name}")),
-    );
-    for uri in names {
-        let principal: Principal = uri.parse()?;
-        let issued = ca.issue(&principal, &[], Validity::for_next(VALID_FOR))?;
-        let name = principal.node();
-        std::fs::write(dir.join(format!("{name}.pem")), issued.certificate_pem)?;
-        write_private(&dir.join(format!("{name}.key")), &issued.key_pem)?;
-    }
-    Ok(())
-}
-
 /// The port at the end of an address or a URL.
 fn port_of(address: &str) -> anyhow::Result<u16> {
     let (_, port) = address.rsplit_once(':').context("an address has a port")?;
     port.parse()
         .with_context(|| format!("`{address}` ends with a port"))
-}
-
-/// A private key is for its owner's eyes.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)?.write_all(text.as_bytes())
 }
 
 struct Starter<'a> {

@@ -2,10 +2,9 @@ mod directory;
 mod safetensors;
 mod shards;
 
-use std::error::Error;
 use std::io;
 
-use super::{CheckpointError, ReadAt, TensorSource};
+use super::{ReadAt, TensorSource};
 
 /// Bytes that fail a test when they are asked for anything beyond themselves,
 /// which bounds what a reader can have allocated for it.
@@ -26,18 +25,6 @@ impl ReadAt for Strict {
         );
         self.0.read_exact_at(offset, out)
     }
-}
-
-/// The whole chain, as a command prints it.
-pub(super) fn message(error: &CheckpointError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// Reads every tensor in two pieces; none may have more values than `most`.

@@ -1,10 +1,8 @@
 //! Every family against what `transformers` computes from the same bytes.
 
-use std::path::PathBuf;
-
 use burn::tensor::{Tensor, TensorData};
-use serde::Deserialize;
 
+use self::golden::{DECODERS, Golden, directory, golden, largest, relative_rms};
 use super::layers::{GpuLinear, Projection};
 use super::*;
 use crate::artifact::{Artifact, Quantization};
@@ -12,50 +10,8 @@ use crate::config::ModelConfig;
 use crate::kernel::{Encoding, KernelChoice, KernelPath, Shape};
 use crate::loaded::KvCacheType;
 
-#[derive(Deserialize)]
-struct Golden {
-    prompt: String,
-    prompt_ids: Vec<u32>,
-    #[serde(default)]
-    logit_positions: Vec<usize>,
-    logits: Vec<Vec<f32>>,
-    greedy_ids: Vec<u32>,
-    #[serde(default)]
-    short_prompt_ids: Vec<u32>,
-    #[serde(default)]
-    short_logits: Vec<Vec<f32>>,
-}
-
-const DECODERS: [&str; 15] = [
-    "llama2",
-    "llama3",
-    "llama-linear",
-    "llama-yarn",
-    "smollm2",
-    "odd-llama",
-    "sharded",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "phi3",
-    "gemma",
-    "gemma2",
-    "gemma3",
-];
-
-fn directory(name: &str) -> PathBuf {
-    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    match name.starts_with("tiny") {
-        true => fixtures.join(name),
-        false => fixtures.join("families").join(name),
-    }
-}
-
-fn golden(name: &str) -> Golden {
-    let json = std::fs::read(directory(name).join("golden.json")).unwrap();
-    serde_json::from_slice(&json).unwrap()
-}
+#[expect(dead_code, reason = "only an engine ends as the model says")]
+mod golden;
 
 fn open(name: &str) -> Artifact {
     Artifact::open(&directory(name), Quantization::F32).unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -75,49 +31,11 @@ fn auto() -> KernelPath {
 
 fn greedy(model: &Decoder, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut cache = model.cache();
-    let mut logits = model.forward(prompt, &mut cache);
-    let mut ids = Vec::new();
-    for _ in 0..count {
-        let best = logits
-            .iter()
-            .enumerate()
-            .max_by(|a, b| a.1.total_cmp(b.1))
-            .unwrap();
-        ids.push(best.0 as u32);
-        logits = model.forward(&[best.0 as u32], &mut cache);
-    }
-    ids
+    golden::likeliest(prompt, count, |ids| model.forward(ids, &mut cache))
 }
 
-/// The logits at the golden positions beside the golden ones.
 fn compared(model: &Decoder, golden: &Golden) -> Vec<(f32, f32)> {
-    let all = model.forward_all(&golden.prompt_ids, &mut model.cache());
-    let width = golden.logits[0].len();
-    let positions: Vec<usize> = match golden.logit_positions.is_empty() {
-        true => (0..golden.logits.len()).collect(),
-        false => golden.logit_positions.clone(),
-    };
-    let rows = positions
-        .iter()
-        .map(|position| &all[position * width..][..width]);
-    let pairs = rows.zip(&golden.logits).flat_map(|(ours, theirs)| {
-        assert_eq!(ours.len(), theirs.len());
-        ours.iter().copied().zip(theirs.iter().copied())
-    });
-    pairs.collect()
-}
-
-fn largest(pairs: &[(f32, f32)]) -> f32 {
-    pairs.iter().fold(0.0, |m, (a, b)| m.max((a - b).abs()))
-}
-
-/// The root-mean-square difference, as a share of the logits' deviation.
-fn relative_rms(pairs: &[(f32, f32)]) -> f32 {
-    let count = pairs.len() as f32;
-    let mean = pairs.iter().map(|(_, b)| b).sum::<f32>() / count;
-    let variance = pairs.iter().map(|(_, b)| (b - mean).powi(2)).sum::<f32>() / count;
-    let error = pairs.iter().map(|(a, b)| (a - b).powi(2)).sum::<f32>() / count;
-    (error / variance).sqrt()
+    golden.beside(&model.forward_all(&golden.prompt_ids, &mut model.cache()))
 }
 
 #[test]

@@ -6,9 +6,10 @@ mod tokenizers;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tiermesh_core::error::with_causes;
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::tests::{Strict, message};
+use crate::checkpoint::tests::Strict;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,7 +32,7 @@ fn golden(name: &str) -> Value {
 
 fn refused(bytes: Vec<u8>) -> String {
     let error = Checkpoint::from_gguf("model.gguf", Strict(bytes)).err();
-    message(&error.expect("it is refused"))
+    with_causes(&error.expect("it is refused"))
 }
 
 /// Writes a GGUF file piece by piece.

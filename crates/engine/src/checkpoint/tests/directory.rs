@@ -1,7 +1,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{message, read_all};
+use tiermesh_core::error::with_causes;
+
+use super::read_all;
 use crate::checkpoint::Checkpoint;
 
 fn fixture(name: &str) -> PathBuf {
@@ -11,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn refused(path: &Path) -> String {
-    message(&Checkpoint::open(path).err().expect("it is refused"))
+    with_causes(&Checkpoint::open(path).err().expect("it is refused"))
 }
 
 fn directory(files: &[&str]) -> tempfile::TempDir {

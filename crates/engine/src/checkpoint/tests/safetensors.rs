@@ -1,7 +1,8 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
+use tiermesh_core::error::with_causes;
 
-use super::{Strict, message, read_all};
+use super::{Strict, read_all};
 use crate::checkpoint::{SafetensorsFile, TensorSource};
 
 /// A file of this header and this many bytes of data that count up.
@@ -37,7 +38,7 @@ fn valid() -> Vec<u8> {
 }
 
 fn open(bytes: Vec<u8>) -> Result<SafetensorsFile, String> {
-    SafetensorsFile::open("model.safetensors", Strict(bytes)).map_err(|error| message(&error))
+    SafetensorsFile::open("model.safetensors", Strict(bytes)).map_err(|error| with_causes(&error))
 }
 
 fn refused(header: &str, data: usize) -> String {
@@ -95,7 +96,7 @@ fn what_is_not_there_or_not_floating_point_is_named() {
     let file = open(valid()).expect("it is valid");
     let error = |name: &str, first, count| {
         let mut out = vec![0.0; count];
-        message(&file.read(name, first, &mut out).expect_err("it is refused"))
+        with_causes(&file.read(name, first, &mut out).expect_err("it is refused"))
     };
     assert_eq!(
         error("absent", 0, 1),

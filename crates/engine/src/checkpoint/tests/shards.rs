@@ -2,8 +2,8 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
+use tiermesh_core::error::with_causes;
 
-use super::message;
 use super::safetensors::file;
 use crate::checkpoint::Checkpoint;
 
@@ -73,7 +73,7 @@ const COMPLETE: [(&str, &str); 4] = [
 fn refused(directory: &TempDir, index: &str) -> String {
     put(directory.path(), INDEX, index.as_bytes());
     let error = Checkpoint::open(directory.path());
-    message(&error.err().expect("the index is refused"))
+    with_causes(&error.err().expect("the index is refused"))
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn tensors_of_every_shard_are_read() {
     }
     let missing = checkpoint.tensors.read("e", 0, &mut [0.0]);
     assert_eq!(
-        message(&missing.expect_err("it is not there")),
+        with_causes(&missing.expect_err("it is not there")),
         "model.safetensors.index.json: tensor e is missing"
     );
 }

@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use tiermesh_core::error::with_causes;
+
 use super::{Fetching, Hold, Holds, LOOK, Loaded, Models, PATIENCE, RETRY};
 use crate::serve::entry::Entry;
 use crate::serve::queue::{Queue, Wanted};
@@ -69,12 +71,12 @@ impl Models {
     ) -> Result<(Loaded, speed::Speed), String> {
         let source = self.slots[index].source.as_ref();
         let source = source.ok_or_else(|| "it has no directory".to_owned())?;
-        let loaded = Loaded::open(source).map_err(|error| chain(&error))?;
+        let loaded = Loaded::open(source).map_err(|error| with_causes(&error))?;
         let info = loaded.info();
         if info.digest != self.slots[index].info.digest {
             return Err(format!("{} changed on disk", source.path.display()));
         }
-        let speed = warm_up::measure(&loaded, threads).map_err(|error| chain(&error))?;
+        let speed = warm_up::measure(&loaded, threads).map_err(|error| with_causes(&error))?;
         Ok((loaded, speed))
     }
 
@@ -190,15 +192,4 @@ impl Models {
             return false;
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -2,31 +2,49 @@
 
 use super::*;
 
-fn artifact(directory: &std::path::Path, name: &str) -> ModelSource {
-    let path = directory.join(name);
-    let wanted = ImportOptions {
-        name: Some(name.to_owned()),
-        ..ImportOptions::new(Quantization::Q8)
-    };
-    import(&fixture("tiny-llama"), &path, &wanted, &mut |_| {
-        std::ops::ControlFlow::Continue(())
-    })
-    .unwrap();
-    ModelSource::new(path, options(Quantization::Q8))
+/// One checkpoint under these names, in a directory that is gone when dropped.
+fn artifacts<const N: usize>(names: [&str; N]) -> (tempfile::TempDir, [ModelSource; N]) {
+    let directory = tempfile::tempdir().unwrap();
+    let sources = names.map(|name| {
+        let path = directory.path().join(name);
+        let wanted = ImportOptions {
+            name: Some(name.to_owned()),
+            ..ImportOptions::new(Quantization::Q8)
+        };
+        import(&fixture("tiny-llama"), &path, &wanted, &mut |_| {
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        ModelSource::new(path, options(Quantization::Q8))
+    });
+    (directory, sources)
+}
+
+/// Bytes that a model holds once it is loaded.
+fn bytes(source: &ModelSource) -> u64 {
+    let engine = Engine::open(vec![source.clone()], EngineOptions::default()).unwrap();
+    engine.load().model_bytes
+}
+
+fn within(model_bytes: u64) -> EngineOptions {
+    EngineOptions {
+        model_bytes,
+        ..EngineOptions::default()
+    }
+}
+
+fn job(model: &str, tokens: u32) -> Job {
+    Job {
+        model: ModelId::new(model).unwrap(),
+        ..Ask::new("hello", tokens).job(&[])
+    }
 }
 
 #[tokio::test]
 async fn models_beyond_the_budget_are_loaded_when_asked_for_and_others_go() {
-    let directory = tempfile::tempdir().unwrap();
-    let sources = ["a", "b", "c"].map(|name| artifact(directory.path(), name));
-    let one = Engine::open(vec![sources[0].clone()], EngineOptions::default()).unwrap();
-    let bytes = one.load().model_bytes;
-    drop(one);
-    let options = EngineOptions {
-        model_bytes: 2 * bytes,
-        ..EngineOptions::default()
-    };
-    let engine = Engine::open(sources.to_vec(), options).unwrap();
+    let (_directory, sources) = artifacts(["a", "b", "c"]);
+    let bytes = bytes(&sources[0]);
+    let engine = Engine::open(sources.to_vec(), within(2 * bytes)).unwrap();
     let residency = |engine: &Engine| -> Vec<Residency> {
         engine
             .load()
@@ -41,9 +59,7 @@ async fn models_beyond_the_budget_are_loaded_when_asked_for_and_others_go() {
     );
     let expected = Ask::new("hello", 12).alone(&Arc::new(tiny_q8()));
     for name in ["c", "a", "b", "c"] {
-        let mut job = Ask::new("hello", 12).job(&[]);
-        job.model = ModelId::new(name).unwrap();
-        let (ids, ending) = read(engine.submit(job).unwrap()).await;
+        let (ids, ending) = read(engine.submit(job(name, 12)).unwrap()).await;
         ending.unwrap();
         assert_eq!(ids, expected, "{name}");
         assert!(engine.load().model_bytes <= 2 * bytes);
@@ -69,19 +85,9 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 
 #[test]
 fn a_hint_loads_a_model_that_fits_and_its_state_tells_how_long_that_takes() {
-    let directory = tempfile::tempdir().unwrap();
-    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
-    let one = Engine::open(vec![sources[0].clone()], EngineOptions::default()).unwrap();
-    let bytes = one.load().model_bytes;
-    drop(one);
-    let options = EngineOptions {
-        model_bytes: 2 * bytes,
-        ..EngineOptions::default()
-    };
-    let cold = ModelSource {
-        remote: Some(Arc::new(Shelf::of(&sources[1]))),
-        ..sources[1].clone()
-    };
+    let (_directory, sources) = artifacts(["a", "b"]);
+    let options = within(2 * bytes(&sources[0]));
+    let (_shelf, cold) = Shelf::of(&sources[1], Some(true));
     let engine = Engine::open(vec![sources[0].clone(), cold], options).unwrap();
     let state = || engine.load().models[1];
     assert_eq!(state().residency, Residency::Cold);
@@ -107,17 +113,22 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// Takes the weights away from a model's directory.
-    fn of(source: &ModelSource) -> Self {
+    /// Takes the weights away from a model's directory: it is had from here.
+    fn of(source: &ModelSource, open: Option<bool>) -> (Arc<Self>, ModelSource) {
         let to = source.path.join("model.safetensors");
         let weights = std::fs::read(&to).unwrap();
         std::fs::remove_file(&to).unwrap();
-        Self {
+        let shelf = Arc::new(Self {
             weights,
             to,
-            open: std::sync::Mutex::new(Some(true)),
+            open: std::sync::Mutex::new(open),
             asked: 0.into(),
-        }
+        });
+        let cold = ModelSource {
+            remote: Some(shelf.clone()),
+            ..source.clone()
+        };
+        (shelf, cold)
     }
 }
 
@@ -139,34 +150,23 @@ impl crate::serve::models::Remote for Shelf {
 
 #[tokio::test]
 async fn a_cold_model_is_fetched_for_the_first_request_which_is_told_when_to_come_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
-    let shelf = Arc::new(Shelf::of(&sources[1]));
-    *shelf.open.lock().unwrap() = None;
-    let cold = ModelSource {
-        remote: Some(shelf.clone()),
-        ..sources[1].clone()
-    };
+    let (_directory, sources) = artifacts(["a", "b"]);
+    let (shelf, cold) = Shelf::of(&sources[1], None);
     let engine = Engine::open(vec![sources[0].clone(), cold], EngineOptions::default()).unwrap();
-    let job = |name: &str| {
-        let mut job = Ask::new("hello", 12).job(&[]);
-        job.model = ModelId::new(name).unwrap();
-        job
-    };
     for _ in 0..3 {
-        match engine.submit(job("b")) {
+        match engine.submit(job("b", 12)) {
             Err(SubmitError::Cold { retry_after, .. }) => assert!(retry_after > Duration::ZERO),
             other => panic!("{other:?}"),
         }
     }
     // Others go on meanwhile.
-    let (ids, ending) = read(engine.submit(job("a")).unwrap()).await;
+    let (ids, ending) = read(engine.submit(job("a", 12)).unwrap()).await;
     assert!(ids.len() == 12 && ending.is_ok());
     *shelf.open.lock().unwrap() = Some(true);
     until("it is fetched", || {
         engine.load().models[1].residency == Residency::Warm
     });
-    let (again, ending) = read(engine.submit(job("b")).unwrap()).await;
+    let (again, ending) = read(engine.submit(job("b", 12)).unwrap()).await;
     assert!(ending.is_ok());
     assert_eq!(again, ids, "one checkpoint under two names");
     assert_eq!(shelf.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
@@ -174,20 +174,10 @@ async fn a_cold_model_is_fetched_for_the_first_request_which_is_told_when_to_com
 
 #[test]
 fn a_cold_model_that_cannot_be_had_is_refused_for_a_while() {
-    let directory = tempfile::tempdir().unwrap();
-    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
-    let shelf = Arc::new(Shelf::of(&sources[1]));
-    *shelf.open.lock().unwrap() = Some(false);
-    let cold = ModelSource {
-        remote: Some(shelf.clone()),
-        ..sources[1].clone()
-    };
+    let (_directory, sources) = artifacts(["a", "b"]);
+    let (shelf, cold) = Shelf::of(&sources[1], Some(false));
     let engine = Engine::open(vec![sources[0].clone(), cold], EngineOptions::default()).unwrap();
-    let ask = || {
-        let mut job = Ask::new("hello", 12).job(&[]);
-        job.model = ModelId::new("b").unwrap();
-        engine.submit(job).unwrap_err()
-    };
+    let ask = || engine.submit(job("b", 12)).unwrap_err();
     assert!(matches!(ask(), SubmitError::Cold { .. }));
     until("it failed", || {
         matches!(ask(), SubmitError::NotLoaded { .. })
@@ -202,21 +192,9 @@ fn a_cold_model_that_cannot_be_had_is_refused_for_a_while() {
 
 #[tokio::test]
 async fn a_model_is_loaded_although_another_is_asked_for_all_the_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
-    let one = Engine::open(vec![sources[0].clone()], EngineOptions::default()).unwrap();
-    let bytes = one.load().model_bytes;
-    drop(one);
-    let options = EngineOptions {
-        model_bytes: bytes,
-        ..EngineOptions::default()
-    };
+    let (_directory, sources) = artifacts(["a", "b"]);
+    let options = within(bytes(&sources[0]));
     let engine = Engine::open(sources.to_vec(), options).unwrap();
-    let job = |name: &str, tokens: u32| {
-        let mut job = Ask::new("hello", tokens).job(&[]);
-        job.model = ModelId::new(name).unwrap();
-        job
-    };
     // Three streams of `a` follow one another without a pause.
     let busy = async {
         let follow = async || loop {
@@ -234,30 +212,18 @@ async fn a_model_is_loaded_although_another_is_asked_for_all_the_time() {
 
 #[tokio::test]
 async fn a_model_that_vanished_fails_its_requests_and_no_others() {
-    let directory = tempfile::tempdir().unwrap();
-    let sources = ["a", "b"].map(|name| artifact(directory.path(), name));
-    let one = Engine::open(vec![sources[0].clone()], EngineOptions::default()).unwrap();
-    let bytes = one.load().model_bytes;
-    drop(one);
-    let options = EngineOptions {
-        model_bytes: bytes,
-        ..EngineOptions::default()
-    };
+    let (_directory, sources) = artifacts(["a", "b"]);
+    let options = within(bytes(&sources[0]));
     let engine = Engine::open(sources.to_vec(), options).unwrap();
     std::fs::remove_file(sources[1].path.join("model.safetensors")).unwrap();
-    let job = |name: &str| {
-        let mut job = Ask::new("hello", 12).job(&[]);
-        job.model = ModelId::new(name).unwrap();
-        job
-    };
-    let (_, ending) = read(engine.submit(job("b")).unwrap()).await;
+    let (_, ending) = read(engine.submit(job("b", 12)).unwrap()).await;
     assert_eq!(ending.unwrap_err(), StreamError::NotLoaded);
-    let refused = engine.submit(job("b")).unwrap_err();
+    let refused = engine.submit(job("b", 12)).unwrap_err();
     assert!(
         matches!(refused, SubmitError::NotLoaded { .. }),
         "{refused}"
     );
-    let (ids, ending) = read(engine.submit(job("a")).unwrap()).await;
+    let (ids, ending) = read(engine.submit(job("a", 12)).unwrap()).await;
     ending.unwrap();
     assert_eq!(ids.len(), 12);
 }
