@@ -163,6 +163,9 @@ fn in_words(reason: &v1::Reason) -> String {
             reason.model
         ),
         ("cost", Some(usd)) => format!("{code} {value:.1} points: {node} for ${usd:.7}"),
+        ("slot", _) => format!("{code}: {node} keeps others from ${value:.7}"),
+        ("held", _) if node.is_empty() => format!("{code}: waited {value:.1} ms for a slot"),
+        ("held", _) => format!("{code}: {node} has no slot for {value:.1} ms"),
         (_, Some(limit)) => format!("{code}: {node}, {value} against {limit}"),
         (_, None) if reason.removes => format!("{code}: {node} is out"),
         (_, None) => format!("{code} {value:.1} points: {node}"),

@@ -90,6 +90,7 @@ impl World {
             prompt_tokens: None,
             answer: None,
             warm: &[],
+            hold: true,
             now: NOW,
             seed,
         }

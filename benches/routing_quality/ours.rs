@@ -3,10 +3,10 @@
 
 use crate::fleet::{Fleet, Kind};
 use crate::rng::mix;
-use crate::strategy::{Ask, Known, Strategy};
+use crate::strategy::{Ask, Known, Pick, Strategy};
 use crate::trace::BLOCK_TOKENS;
 use anyhow::Context as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -40,6 +40,8 @@ pub(crate) struct Ours<'a> {
     warm: Vec<Warm>,
     /// The choice of the request that is being placed.
     picked: Option<(Choice, u32, u32)>,
+    /// Who was decided before.
+    seen: BTreeSet<usize>,
     /// What is under way, to learn how long its answer was.
     asked: BTreeMap<usize, RequestMeta>,
     log: Option<(Recorder, BufWriter<File>)>,
@@ -116,6 +118,7 @@ impl<'a> Ours<'a> {
             warm: Vec::new(),
             picked: None,
             asked: BTreeMap::new(),
+            seen: BTreeSet::new(),
             log: None,
             places,
         };
@@ -149,7 +152,7 @@ impl<'a> Ours<'a> {
 }
 
 impl Strategy for Ours<'_> {
-    fn pick(&mut self, ask: &Ask<'_>, _nodes: &[Known]) -> Option<usize> {
+    fn pick(&mut self, ask: &Ask<'_>, _nodes: &[Known], hold: bool) -> Pick {
         let user = &self.users[ask.user as usize];
         self.meta.user_id.clone_from(user);
         // The estimate of tokens is a third of the bytes and four.
@@ -176,6 +179,7 @@ impl Strategy for Ours<'_> {
             prompt_tokens: None,
             answer,
             warm: &self.warm,
+            hold,
             now: ask.now,
             seed: mix(self.seed ^ ask.id as u64),
         };
@@ -189,17 +193,36 @@ impl Strategy for Ours<'_> {
                 self.log = None;
             }
         }
-        let plan = decided.ok()?;
+        let Ok(plan) = decided else {
+            return Pick::Nobody;
+        };
+        if let Some(wanted) = plan.wanted.filter(|_| self.seen.insert(ask.id)) {
+            self.tracker.wanted(&wanted, ask.now);
+        }
+        if let Some(until) = plan.hold {
+            let pool = plan.choices[0].candidate(&snapshot).outlook.pool;
+            return Pick::Hold { pool, until };
+        }
         let chosen = plan.choices.iter().find_map(|choice| {
             let node = *self.by_id.get(&choice.candidate(&snapshot).node)?;
             (!ask.refused.contains(&node)).then_some((*choice, node))
         });
-        let (choice, node) = chosen?;
+        let Some((choice, node)) = chosen else {
+            return Pick::Nobody;
+        };
         let warm = self.warm.iter().find(|warm| warm.index == choice.index);
         let cold = ask.prompt - warm.map_or(0, |warm| warm.tokens.min(ask.prompt - 1));
         let likely = answer.map_or(200, |answer| answer.likely);
         self.picked = Some((choice, cold, likely));
-        Some(node)
+        Pick::Node(node)
+    }
+
+    fn held(&mut self, pool: u32, now: Time) {
+        self.tracker.hold(pool, now);
+    }
+
+    fn let_go(&mut self, pool: u32, now: Time) {
+        self.tracker.unhold(pool, now);
     }
 
     fn sent(&mut self, ask: &Ask<'_>, _node: usize) {
@@ -256,13 +279,13 @@ impl Strategy for Ours<'_> {
         self.tracker.ready_at(id, until);
     }
 
-    fn prices(&mut self, node: usize, input: f64, output: f64) {
+    fn prices(&mut self, node: usize, input: f64, output: f64, now: Time) {
         let usd = |per_token: f64| Usd::from_dollars(per_token * 1e6).unwrap_or(Usd::ZERO);
         let place = &mut self.places[node];
         let mut offer = (*place.offer).clone();
         (offer.input_per_million, offer.output_per_million) = (usd(input), usd(output));
         place.offer = Arc::new(offer);
         place.joined.models = vec![place.offer.clone()];
-        self.tracker.offer(&place.id, &place.offer);
+        self.tracker.offer(&place.id, &place.offer, now);
     }
 }

@@ -68,6 +68,11 @@ impl Server {
         Some(next)
     }
 
+    /// Tokens of memory that nobody uses.
+    pub(crate) const fn kv_free(&self) -> u64 {
+        self.kv_tokens - self.kv_used
+    }
+
     /// A stream ended.
     pub(crate) fn end(&mut self, job: usize, attempt: u32) {
         let found = self

@@ -5,13 +5,14 @@ use crate::load::Job;
 use crate::rng::{Rng, mix};
 use crate::scenario::Happens;
 use crate::server::{Held, Server};
-use crate::strategy::{Ask, Known, Strategy};
+use crate::strategy::{Ask, Known, Pick, Strategy};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use tiermesh_core::Time;
 
 mod gateway;
 mod happens;
+mod holding;
 
 /// Microseconds between two reports of a node.
 const REPORT_US: u64 = 250_000;
@@ -52,6 +53,10 @@ enum Event {
         job: usize,
         attempt: u32,
     },
+    HoldOver {
+        job: usize,
+        until: u64,
+    },
     SeeRefusal {
         node: usize,
         job: usize,
@@ -75,6 +80,8 @@ pub(crate) struct Fate {
     pub(crate) done: Option<u64>,
     pub(crate) gave_up: bool,
     refused_by: Vec<usize>,
+    /// The pool that it is held back for, and until when.
+    held: Option<(u32, u64)>,
     /// When its present attempt began on a slot, and how long its parts take.
     begun: Option<(u64, u64, u64)>,
     /// Tokens that earlier attempts wrote.
@@ -105,6 +112,8 @@ pub(crate) struct Sim<'a, S: Strategy> {
     pub(crate) fates: Vec<Fate>,
     servers: Vec<Server>,
     known: Vec<Known>,
+    /// Who is held back, by pool, the most urgent first.
+    held: BTreeMap<u32, BTreeSet<(u64, usize)>>,
     /// The gateway found the node silent and left it alone.
     silent_since: Vec<Option<u64>>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -147,6 +156,7 @@ impl<'a, S: Strategy> Sim<'a, S> {
             fleet,
             jobs,
             fates: vec![Fate::default(); jobs.len()],
+            held: BTreeMap::new(),
             silent_since: vec![None; servers.len()],
             servers,
             known,
@@ -192,6 +202,7 @@ impl<'a, S: Strategy> Sim<'a, S> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrive(job) => self.place(job),
+            Event::HoldOver { job, until } => self.hold_over(job, until),
             Event::AtNode { node, job, attempt } => self.at_node(node, job, attempt),
             Event::Begin { node } => self.begin(node),
             Event::First { node, job, attempt } => {
@@ -310,7 +321,7 @@ impl<'a, S: Strategy> Sim<'a, S> {
         self.spent.joules += kind.joules_per_1k * f64::from(read + written) / 1e3;
     }
 
-    fn ask(&mut self, job: usize) -> Option<usize> {
+    fn ask(&mut self, job: usize, may_hold: bool) -> Pick {
         let asked = &self.jobs[job];
         let fate = &self.fates[job];
         let ask = Ask {
@@ -327,8 +338,11 @@ impl<'a, S: Strategy> Sim<'a, S> {
             max_tokens: self.fleet.deadline.max_tokens,
             refused: &fate.refused_by,
         };
-        let node = self.strategy.pick(&ask, &self.known)?;
-        self.strategy.sent(&ask, node);
-        Some(node)
+        let may_hold = may_hold && fate.first.is_none();
+        let picked = self.strategy.pick(&ask, &self.known, may_hold);
+        if let Pick::Node(node) = picked {
+            self.strategy.sent(&ask, node);
+        }
+        picked
     }
 }

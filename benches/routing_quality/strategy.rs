@@ -39,9 +39,27 @@ pub(crate) struct Ask<'a> {
     pub(crate) refused: &'a [usize],
 }
 
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pick {
+    Node(usize),
+    /// Nowhere yet: until somebody of this pool has a slot free, and no longer
+    /// than until then.
+    Hold {
+        pool: u32,
+        until: Time,
+    },
+    Nobody,
+}
+
 /// Places requests and hears what becomes of them.
 pub(crate) trait Strategy {
-    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known]) -> Option<usize>;
+    /// `may_hold` says whether the request may be held back.
+    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], may_hold: bool) -> Pick;
+    /// It is held back for this pool.
+    fn held(&mut self, _pool: u32, _now: Time) {}
+    /// It is no more.
+    fn let_go(&mut self, _pool: u32, _now: Time) {}
     fn sent(&mut self, _ask: &Ask<'_>, _node: usize) {}
     fn first_token(&mut self, _job: usize, _node: usize, _took_ms: f64, _now: Time) {}
     /// It ended, having written so many tokens, or was lost.
@@ -54,7 +72,7 @@ pub(crate) trait Strategy {
     fn joined(&mut self, _node: usize, _now: Time) {}
     /// Its model is loaded by then.
     fn loading(&mut self, _node: usize, _until: Option<Time>) {}
-    fn prices(&mut self, _node: usize, _input: f64, _output: f64) {}
+    fn prices(&mut self, _node: usize, _input: f64, _output: f64, _now: Time) {}
 }
 
 /// The fixed rules.
@@ -141,7 +159,22 @@ pub(crate) fn may(ask: &Ask<'_>, node: &Known) -> bool {
 }
 
 impl Strategy for Fixed {
-    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known]) -> Option<usize> {
+    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], _may_hold: bool) -> Pick {
+        self.choose(ask, nodes).map_or(Pick::Nobody, Pick::Node)
+    }
+
+    fn first_token(&mut self, _job: usize, node: usize, took_ms: f64, _now: Time) {
+        let old = &mut self.ewma[node];
+        *old = if *old == 0.0 {
+            took_ms
+        } else {
+            *old + EWMA * (took_ms - *old)
+        };
+    }
+}
+
+impl Fixed {
+    fn choose(&mut self, ask: &Ask<'_>, nodes: &[Known]) -> Option<usize> {
         let cloud_only = self.rule == Rule::AlwaysCloud;
         let able: Vec<usize> = (0..nodes.len())
             .filter(|node| may(ask, &nodes[*node]) && !ask.refused.contains(node))
@@ -172,14 +205,5 @@ impl Strategy for Fixed {
             }
             Rule::CheapestFeasible => Self::cheapest(ask, nodes, &able),
         }
-    }
-
-    fn first_token(&mut self, _job: usize, node: usize, took_ms: f64, _now: Time) {
-        let old = &mut self.ewma[node];
-        *old = if *old == 0.0 {
-            took_ms
-        } else {
-            *old + EWMA * (took_ms - *old)
-        };
     }
 }

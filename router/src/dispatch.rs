@@ -20,6 +20,7 @@ mod context;
 mod decided;
 mod elsewhere;
 mod failed;
+mod holding;
 mod learn;
 mod lobby;
 mod patience;
@@ -34,6 +35,7 @@ pub use advice::{Advise, LookFuture};
 pub use allowance::Allowance;
 use allowance::{Bucket, Shares};
 use decided::Decided;
+use holding::Holding;
 use lobby::Lobby;
 pub use race::HedgeRule;
 use run::Run;
@@ -111,6 +113,8 @@ pub struct Options {
     pub hedge: HedgeRule,
     /// What answers may cost, and whom.
     pub budgets: BudgetLimits,
+    /// The most requests that are held back for a slot of one pool of nodes.
+    pub hold_most: usize,
     /// The most requests that wait in front of one tier for a place.
     pub queue_most: usize,
     /// The longest one waits there, whatever its deadline; zero refuses at
@@ -147,6 +151,7 @@ impl Default for Options {
             },
             hedge: HedgeRule::WHEN_LATE,
             budgets: BudgetLimits::default(),
+            hold_most: 256,
             queue_most: 256,
             queue_within: Duration::from_secs(2),
             nearer_endpoint: None,
@@ -177,6 +182,7 @@ pub(crate) struct Shared {
     shares: Shares,
     ledger: Arc<Ledger>,
     lobby: Lobby,
+    holding: Holding,
     options: Options,
     keeps: Keeps,
 }
@@ -203,6 +209,7 @@ impl Dispatcher {
                 shares: Shares::default(),
                 ledger: Ledger::new(setup.options.budgets.clone()),
                 lobby: Lobby::default(),
+                holding: Holding::default(),
                 options: setup.options,
                 keeps,
             }),
@@ -266,7 +273,7 @@ impl Infer for Dispatcher {
 
 impl Explain for Dispatcher {
     fn explain(&self, meta: &RequestMeta, context: &Context) -> Result<DecisionSummary, Refusal> {
-        let decided = Decided::new(&self.shared, meta, context.clone())?;
+        let decided = Decided::new(&self.shared, meta, context.clone(), self.shared.holds())?;
         let own = &self.shared.own;
         let mut summary = decided.summary(meta, own, 0);
         let chances = chances(&decided.question(meta, own), &decided.snapshot);

@@ -10,9 +10,9 @@ use tiermesh_core::{
     Calibrated, CandidateState, Context, Done, ModelId, NodeId, PREFIX_BLOCK_TOKENS, RequestMeta,
     Snapshot, Time,
 };
-use tiermesh_decision::Warm;
 use tiermesh_decision::analysis::{Analysis, Estimator, PromptLength};
 use tiermesh_decision::state::{Lengths, Opened, Prompts, StreamId, Tracker};
+use tiermesh_decision::{Wanted, Warm};
 
 /// Models of nodes that left of which is remembered what they taught.
 const REMEMBERED: usize = 4_096;
@@ -181,6 +181,26 @@ impl Memory {
         })
     }
 
+    /// A request would go there if slots were free. The place is looked up
+    /// anew: the snapshot that was decided from may be old.
+    pub(crate) fn wanted(&self, (node, model): (&NodeId, &ModelId), wanted: Wanted, now: Time) {
+        let mut inner = self.lock();
+        if let Some(index) = inner.tracker.place_of(node, model) {
+            inner.tracker.wanted(&Wanted { index, ..wanted }, now);
+        }
+    }
+
+    /// A request is held back for a slot of a pool, until this is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, pool: u32, now: Time) -> HeldBack {
+        let mut inner = self.lock();
+        inner.now = inner.now.max(now);
+        inner.tracker.hold(pool, now);
+        HeldBack {
+            memory: Arc::clone(self),
+            pool,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,6 +212,20 @@ pub(crate) struct Sight {
     memory: Arc<Memory>,
     stream: StreamId,
     spoke: bool,
+}
+
+/// A request that is held back.
+pub(crate) struct HeldBack {
+    memory: Arc<Memory>,
+    pool: u32,
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        let mut inner = self.memory.lock();
+        let now = inner.now;
+        inner.tracker.unhold(self.pool, now);
+    }
 }
 
 impl Sight {

@@ -241,6 +241,7 @@ fn recorded() -> String {
         prompt_tokens: None,
         answer: None,
         warm: &[],
+        hold: false,
         now: Time::from_us(1),
         seed: 1,
     };

@@ -136,3 +136,49 @@ async fn what_a_gateway_learns_shows_in_its_list_and_in_what_it_explains() {
     let own = nodes.find(|node| node["node"] == "edge-1").unwrap();
     assert_eq!(own["slots"], 5, "{lines}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_holds_requests_back_until_a_node_has_a_slot() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("decisions.jsonl");
+    let mesh = mesh(|spec| {
+        spec.edges = 2;
+        spec.streams = 1;
+        spec.decisions = Some(log.clone());
+    })
+    .await;
+    let gateway = at(&mesh.gateway).await;
+    let several = (0..12).map(|n| {
+        let mut gateway = gateway.clone();
+        async move {
+            let mut asked = request("iot", n);
+            asked.sampling.as_mut().unwrap().max_tokens = Some(48);
+            ask(&mut gateway, asked).await
+        }
+    });
+    let answers = futures::future::join_all(several).await;
+    let (mut held, mut at_once) = (0, 0);
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!(answer.done.is_some());
+        let decision = answer.accepted[0].decision.as_ref().unwrap();
+        let reasons = decision.reasons.iter();
+        // Without a node: that of the request, not of who was looked at.
+        let mut waits = reasons.filter(|r| r.code == "held" && r.node.is_empty());
+        match waits.next() {
+            Some(wait) => {
+                assert!(wait.value.unwrap() > 0.0);
+                held += 1;
+            }
+            None => at_once += 1,
+        }
+    }
+    assert!(held >= 4 && at_once >= 2, "{held} held, {at_once} at once");
+    mesh.stop().await.unwrap();
+    // What was held back is recorded as it was decided in the end.
+    let same = folder.path().join("same.toml");
+    std::fs::write(&same, "default = \"batch\"\n").unwrap();
+    let told = replay(&log, &same).await;
+    assert_eq!(told["decisions"], 12, "{told}");
+    assert_eq!(told["reproduced"], 12, "{told}");
+}

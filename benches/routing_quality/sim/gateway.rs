@@ -1,7 +1,7 @@
 //! The gateway's side of a run: placing, retrying, and what it sees.
 
 use super::{Event, LEASE_US, MOST_TRIES, REPORT_US, STALL_US, Sim};
-use crate::strategy::Strategy;
+use crate::strategy::{Pick, Strategy};
 use std::time::Duration;
 use tiermesh_core::{CapacityReport, ModelState, Time};
 
@@ -11,9 +11,14 @@ impl<S: Strategy> Sim<'_, S> {
         if self.fates[job].attempt >= MOST_TRIES {
             return self.give_up(job);
         }
-        let Some(node) = self.ask(job) else {
-            return self.give_up(job);
-        };
+        match self.ask(job, true) {
+            Pick::Node(node) => self.send(job, node),
+            Pick::Hold { pool, until } => self.hold(job, pool, until.as_us()),
+            Pick::Nobody => self.give_up(job),
+        }
+    }
+
+    pub(super) fn send(&mut self, job: usize, node: usize) {
         self.known[node].open += 1;
         let fate = &mut self.fates[job];
         fate.attempt += 1;
@@ -25,7 +30,7 @@ impl<S: Strategy> Sim<'_, S> {
         self.at(self.now + there, Event::AtNode { node, job, attempt });
     }
 
-    fn give_up(&mut self, job: usize) {
+    pub(super) fn give_up(&mut self, job: usize) {
         self.fates[job].gave_up = true;
         self.unfinished -= 1;
     }
@@ -52,6 +57,7 @@ impl<S: Strategy> Sim<'_, S> {
         }
         self.fates[job].done = Some(self.now);
         self.unfinished -= 1;
+        self.call_held();
     }
 
     pub(super) fn see_refusal(&mut self, node: usize, job: usize, attempt: u32) {
@@ -139,6 +145,7 @@ impl<S: Strategy> Sim<'_, S> {
             self.watch(node, runs && stalls);
         }
         self.strategy.tick(now);
+        self.call_held();
         self.at(self.now + REPORT_US, Event::Tick);
     }
 
@@ -192,6 +199,7 @@ impl<S: Strategy> Sim<'_, S> {
                 decode_tok_s: kind.decode_tok_s as f32,
                 first_token_ms,
                 first_token_p99_ms: first_token_ms * 2.0,
+                kv_tokens_free: u32::try_from(server.kv_free()).unwrap_or(u32::MAX),
                 ..ModelState::default()
             }],
         }

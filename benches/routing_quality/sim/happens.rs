@@ -49,7 +49,8 @@ impl<S: Strategy> Sim<'_, S> {
                     let (input, output) = self.known[node].prices;
                     self.known[node].prices = (input * by, output * by);
                     let (input, output) = self.known[node].prices;
-                    self.strategy.prices(node, input, output);
+                    self.strategy
+                        .prices(node, input, output, Time::from_us(self.now));
                 }
             }
         }

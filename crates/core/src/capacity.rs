@@ -174,6 +174,24 @@ pub struct Outlook {
     pub ready_at: Option<Time>,
     /// Answers learnt from, fading.
     pub samples: f32,
+    /// Its pool: nodes that are alike to a request; 0 where there is none.
+    pub pool: u32,
+    /// Nodes of its pool.
+    pub pool_nodes: u32,
+    /// Streams open in its whole pool, if that has no slot free; else 0.
+    pub pool_busy: u32,
+    /// Requests held back until somebody of the pool has a slot free.
+    pub held: u32,
+    /// What a slot of the pool is worth to whoever needs it most, in dollars a
+    /// second; 0 where there are always some to spare.
+    pub slot_usd_s: f32,
+    /// How scarce its slots are right now: 0 with some to spare, 1 with none
+    /// beyond the next one.
+    pub scarcity: f32,
+    /// Tokens of keys and values that a slot has on average; 0 is not known.
+    pub kv_slot: u32,
+    /// Tokens of keys and values that are free, where the above is known.
+    pub kv_free: i32,
 }
 
 /// How well a model on a node was predicted, and what was seen instead.

@@ -121,6 +121,17 @@ pub enum Reason {
         /// Milliseconds there are.
         deadline_ms: f32,
     },
+    /// What the slot it takes keeps from others, in dollars: counted among its
+    /// cost, and charged to nobody.
+    Slot {
+        /// Dollars.
+        usd: f64,
+    },
+    /// It was held back until a slot came free, or would be.
+    Held {
+        /// Milliseconds it waited, or would.
+        wait_ms: f32,
+    },
     /// It was taken to learn about it: the policy gives a share to that.
     Explored,
     /// An earlier choice failed, and this is the next.
@@ -156,6 +167,8 @@ impl Reason {
             Self::Preference { .. } => "preference",
             Self::Affinity { .. } => "affinity",
             Self::Chance { .. } => "chance",
+            Self::Slot { .. } => "slot",
+            Self::Held { .. } => "held",
             Self::Explored => "explored",
             Self::FailedOver => "failed_over",
         }
@@ -174,6 +187,8 @@ impl Reason {
                 | Self::Preference { .. }
                 | Self::Affinity { .. }
                 | Self::Chance { .. }
+                | Self::Slot { .. }
+                | Self::Held { .. }
                 | Self::Explored
                 | Self::FailedOver
         )
@@ -198,6 +213,8 @@ impl Reason {
             | Self::Affinity { points }
             | Self::Preference { points } => f64::from(*points),
             Self::Chance { chance, .. } => f64::from(*chance),
+            Self::Slot { usd } => *usd,
+            Self::Held { wait_ms } => f64::from(*wait_ms),
             _ => return None,
         })
     }

@@ -1,7 +1,7 @@
 //! What a node can choose between: its own engine, and what its gateway can
 //! reach for it.
 
-use crate::capacity::{busy_share, capacity, slots};
+use crate::capacity::{busy_share, capacity};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -84,7 +84,9 @@ impl NodeFleet {
             sequence: look,
             // Ours are among those in use, and are counted apart.
             credits: capacity(&load).saturating_sub(used) + tracker.open_on(node),
-            slots: slots(&load),
+            // Its engine has a queue of its own, where whoever waits is passed a
+            // slot at once.
+            slots: 0,
             lease: Duration::ZERO,
             active: count(load.active),
             queued: count(load.queued),

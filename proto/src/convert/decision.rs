@@ -193,6 +193,8 @@ fn reason(wire: &v1::Reason) -> Result<Reason, WireError> {
             chance: points,
             deadline_ms: limit as f32,
         },
+        "slot" => Reason::Slot { usd: value },
+        "held" => Reason::Held { wait_ms: points },
         "explored" => Reason::Explored,
         "failed_over" => Reason::FailedOver,
         other => {

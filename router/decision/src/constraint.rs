@@ -149,7 +149,13 @@ pub(crate) fn check(
     quality(question, candidate)?;
     metered(question, candidate)?;
     let warm = question.warm_tokens(index);
-    let estimate = Estimate::of(limits, question.policy, candidate, question.now, warm);
+    let estimate = Estimate::of(
+        limits,
+        question.policy,
+        candidate,
+        question.now,
+        (warm, question.hold),
+    );
     budget(limits, &estimate)?;
     breaker(candidate)?;
     credit(candidate)?;
@@ -249,6 +255,7 @@ fn visited(question: &Question<'_>, candidate: &CandidateState) -> Verdict {
 }
 
 /// A number that is negative, infinite, absurd or none at all.
+#[inline]
 fn report(candidate: &CandidateState) -> Verdict {
     let state = &candidate.state;
     let share = |value: f32| (0.0..=1.0).contains(&value);
@@ -270,6 +277,7 @@ fn report(candidate: &CandidateState) -> Verdict {
 
 /// What was learnt comes from what nodes did and said; neither may decide
 /// anything with a number that is none.
+#[inline]
 fn outlook(outlook: &Outlook) -> bool {
     let latency = |value: f32| (0.0..=MAX_LATENCY_MS * 1e3).contains(&value);
     let factor = |value: f32| (0.0..=1e4).contains(&value);
@@ -280,6 +288,8 @@ fn outlook(outlook: &Outlook) -> bool {
         && factor(outlook.spread)
         && factor(outlook.ratio)
         && factor(outlook.ratio_sd)
+        && factor(outlook.slot_usd_s)
+        && factor(outlook.scarcity)
 }
 
 fn stale(question: &Question<'_>, candidate: &CandidateState) -> Verdict {

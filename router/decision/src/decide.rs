@@ -3,13 +3,14 @@
 use crate::constraint::{self, Constraint};
 use crate::estimate::Estimate;
 use crate::limits::Limits;
-use crate::plan::{Choice, Plan, Tally};
+use crate::plan::{Choice, Plan, Tally, Wanted};
 use crate::policy::Policy;
 use crate::ranking::{Ranking, mix};
 use crate::refusal::NoCandidate;
-use crate::score::Scale;
+use crate::score::{DEFAULT_TARGET, Scale};
+use std::time::Duration;
 use tiermesh_core::candidates::Chunk;
-use tiermesh_core::{CandidateState, Context, NodeId, Region, RequestMeta, Snapshot, Time};
+use tiermesh_core::{CandidateState, Context, NodeId, Region, RequestMeta, Snapshot, Time, Usd};
 
 /// Up to so many candidates, every one is looked at. Beyond, a draw of
 /// [`DRAWN_CHUNKS`] chunks stands for the rest of those that anybody may use,
@@ -40,6 +41,8 @@ pub struct Question<'a> {
     pub answer: Option<Answer>,
     /// Who has how much of the prompt at hand, where that is known.
     pub warm: &'a [Warm],
+    /// Whether it may be held back until a slot comes free.
+    pub hold: bool,
     /// When it is decided.
     pub now: Time,
     /// Breaks ties. Draw it per request: equal seeds pick equal nodes.
@@ -91,7 +94,17 @@ pub fn decide(question: &Question<'_>, snapshot: &Snapshot) -> Result<Plan, Box<
     } else {
         round.look_at_all();
     }
-    round.plan()
+    let plan = round.plan()?;
+    if plan.choices[0].estimate.held && plan.hold.is_none() {
+        // It cannot wait any longer: who would be waited for is no choice.
+        let at_once = Question {
+            hold: false,
+            ..*question
+        };
+        let wanted = plan.wanted;
+        return decide(&at_once, snapshot).map(|plan| Plan { wanted, ..plan });
+    }
+    Ok(plan)
 }
 
 /// One pass over candidates.
@@ -105,6 +118,8 @@ struct Round<'a> {
     tally: Tally,
     on_time: Ranking<'a>,
     late: Ranking<'a>,
+    wanted: Option<(f64, Wanted)>,
+    dearest: Usd,
 }
 
 impl<'a> Round<'a> {
@@ -119,6 +134,8 @@ impl<'a> Round<'a> {
             tally: Tally::new(),
             on_time: Ranking::new(question, snapshot),
             late: Ranking::new(question, snapshot),
+            wanted: None,
+            dearest: Usd::ZERO,
         }
     }
 
@@ -172,6 +189,7 @@ impl<'a> Round<'a> {
             Err(reason) => return self.tally.add(index, reason),
         };
         let score = self.scale.score(&self.scale.points(candidate, &estimate));
+        self.would_want(index, candidate, &estimate, score);
         match constraint::deadline(self.limits, self.question.now, &estimate) {
             Ok(()) => {
                 if self.on_time.wants(score, score, candidate.tier) {
@@ -196,11 +214,65 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// Notes who would be chosen if slots were free and as dear as they get.
+    #[inline]
+    fn would_want(
+        &mut self,
+        index: usize,
+        candidate: &CandidateState,
+        estimate: &Estimate,
+        score: f64,
+    ) {
+        if estimate.served_ms.1 > self.slack_ms {
+            return;
+        }
+        self.dearest = self.dearest.max(estimate.likely_cost);
+        let outlook = &candidate.outlook;
+        let as_it_is = !estimate.held && (outlook.scarcity >= 1.0 || outlook.slot_usd_s <= 0.0);
+        let score = if as_it_is {
+            score
+        } else {
+            let wanted = estimate.wanted(outlook);
+            self.scale.score(&self.scale.points(candidate, &wanted))
+        };
+        if self.wanted.is_none_or(|(best, _)| score > best) {
+            let wanted = Wanted {
+                index,
+                hold_ms: estimate.hold_ms,
+                cost: estimate.likely_cost,
+                saves: Usd::ZERO,
+            };
+            self.wanted = Some((score, wanted));
+        }
+    }
+
+    /// Until when the request may be held back for the first choice: whoever
+    /// would be asked at once must still make it then. One node alone may as
+    /// well have it in its own queue.
+    fn hold(&self, choices: &crate::ranking::Choices) -> Option<Time> {
+        let first = choices.first().filter(|first| first.estimate.held)?;
+        let at_once = choices.iter().find(|choice| !choice.estimate.held);
+        let outlook = &first.candidate(self.snapshot).outlook;
+        let needs_ms = match at_once {
+            Some(choice) => choice.estimate.first_token_sure_ms,
+            None if outlook.pool_nodes > 1 => first.estimate.served_ms.1,
+            None => return None,
+        };
+        let now = self.question.now;
+        let deadline = self.limits.deadline;
+        let due = deadline.first_token.unwrap_or(now + DEFAULT_TARGET);
+        let due = deadline.total.map_or(due, |total| due.min(total));
+        let needs = Duration::from_secs_f64(needs_ms.clamp(0.0, 1e9) / 1e3);
+        let spare = due.since(now).checked_sub(needs)?;
+        (spare > Duration::ZERO).then(|| now + spare)
+    }
+
     /// What the ranking only kept the place of.
     fn whole(&self, index: usize) -> Choice {
         let candidate = &self.snapshot.candidates[index];
         let warm = self.question.warm_tokens(index);
         let (policy, now) = (self.question.policy, self.question.now);
+        let warm = (warm, self.question.hold);
         let estimate = Estimate::of(self.limits, policy, candidate, now, warm);
         let points = self.scale.points(candidate, &estimate);
         Choice {
@@ -233,7 +305,17 @@ impl<'a> Round<'a> {
         }
         let mut choices = ranking.choices(policy.fallbacks + 1, |index| self.whole(index));
         let explored = !is_late && explore(self.question, self.snapshot, &mut choices);
+        let wanted = self.wanted.map(|(_, wanted)| Wanted {
+            saves: Usd::from_nanos(
+                self.dearest
+                    .as_nanos()
+                    .saturating_sub(wanted.cost.as_nanos()),
+            ),
+            ..wanted
+        });
         Ok(Plan {
+            hold: self.hold(&choices),
+            wanted,
             scores: ranking.scores,
             choices,
             removed: self.tally.removed,

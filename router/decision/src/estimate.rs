@@ -13,6 +13,9 @@ const UNMEASURED_PREFILL_TOK_S: f64 = 500.0;
 const UNMEASURED_DECODE_TOK_S: f64 = 20.0;
 /// The 99th percentile of the normal distribution.
 const P99_Z: f64 = 2.326_347_874_040_841;
+/// Who is held back may still go elsewhere: an even chance of a slot in time
+/// is enough to wait for it.
+const HELD_Z: f64 = 0.0;
 /// A report this old is half a standard deviation of doubt.
 const PER_DOUBT_US: f64 = 1.0 / 35e6;
 /// Shares of a prompt are clamped to at most all but a token.
@@ -40,6 +43,21 @@ pub struct Estimate {
     pub energy: Usd,
     /// Share of the prompt that need not be read again, 0 to 1.
     pub warm_share: f64,
+    /// Milliseconds of a slot that it takes, where slots are known; of several,
+    /// if it takes the memory of several.
+    pub hold_ms: f64,
+    /// What those keep from others, as money that nobody is charged.
+    pub slot: Usd,
+    /// Tokens of keys and values that it will likely take.
+    pub kv_tokens: u32,
+    /// It waits there for a slot or for memory.
+    pub queued: bool,
+    /// No slot is free: it would be held back until there is one, there or at
+    /// one of its like.
+    pub held: bool,
+    /// The time to the first token with a slot free, and the same at the
+    /// chance that the policy calls sure.
+    pub served_ms: (f64, f64),
 }
 
 impl Estimate {
@@ -52,7 +70,7 @@ impl Estimate {
         policy: &Policy,
         candidate: &CandidateState,
         now: Time,
-        warm_tokens: u32,
+        (warm_tokens, may_be_held): (u32, bool),
     ) -> Self {
         let state = &candidate.state;
         let measured = |speed: f32, otherwise: f64| match speed {
@@ -70,12 +88,27 @@ impl Estimate {
             at.as_us().saturating_sub(now.as_us()) as f64 / 1e3
         });
         let fixed_ms = f64::from(candidate.rtt_ms) + loading;
-        let ahead = if outlook.slots > 0 {
-            Ahead::learnt(outlook, f64::from(cold) * 1e3 / prefill_tok_s)
+        let kv_tokens = prompt.saturating_add(limits.answer.0);
+        let no_slot = outlook.slots > 0 && outlook.open >= outlook.slots;
+        // Room for what it will likely be, beside a stream that is there.
+        let no_room = outlook.kv_slot > 0
+            && outlook.open > 0
+            && i64::from(kv_tokens) > i64::from(outlook.kv_free);
+        let is_full = no_slot || no_room;
+        // With a slot free at one of its like, that one is asked. For memory
+        // one waits at the node: what comes free there bit by bit would else
+        // be taken by others for ever.
+        let held = may_be_held && no_slot && outlook.pool_busy > 0;
+        let served = if outlook.slots > 0 {
+            Ahead::served(outlook, f64::from(cold) * 1e3 / prefill_tok_s)
         } else {
             Ahead::reported(reported_ms(state, cold), outlook)
         };
-        let ahead = ahead.doubted(candidate.age_us(now));
+        let age_us = candidate.age_us(now);
+        let ahead = match is_full {
+            true => served.queued(outlook, held).doubted(age_us),
+            false => served.doubted(age_us),
+        };
         let first_token_ms = fixed_ms + ahead.mean;
         let rest = |tokens: u32| f64::from(tokens.saturating_sub(1)) * token_ms;
         let prompt = u64::from(prompt);
@@ -88,10 +121,30 @@ impl Estimate {
                 .per_million(prompt + u64::from(limits.answer.0)),
             _ => Usd::ZERO,
         };
+        // Who takes the memory of several slots takes several slots.
+        let slots = match outlook.kv_slot {
+            0 => 1.0,
+            a_slot => (f64::from(kv_tokens) / f64::from(a_slot)).max(1.0),
+        };
+        let hold_ms = slots * (served.mean + rest(limits.answer.0) + token_ms);
+        let scarcity = f64::from(outlook.scarcity.min(1.0));
+        let sure_z = match held {
+            true => policy.sure_z.min(HELD_Z),
+            false => policy.sure_z,
+        };
+        let first_token_sure_ms = fixed_ms + ahead.quantile(sure_z);
+        let served_ms = match is_full {
+            true => {
+                let served = served.doubted(age_us);
+                let sure_ms = served.quantile(policy.sure_z);
+                (fixed_ms + served.mean, fixed_ms + sure_ms)
+            }
+            false => (first_token_ms, first_token_sure_ms),
+        };
         Self {
             first_token_ms,
             first_token_p99_ms: fixed_ms + ahead.quantile(P99_Z),
-            first_token_sure_ms: fixed_ms + ahead.quantile(policy.sure_z),
+            first_token_sure_ms,
             deviation_ms: ahead.deviation,
             total_ms: first_token_ms + rest(limits.answer.1),
             cost,
@@ -101,6 +154,27 @@ impl Estimate {
             },
             energy,
             warm_share: f64::from(warm) / (prompt.max(1) as f64),
+            hold_ms,
+            kv_tokens,
+            // Whoever queues at one node is bound to it meanwhile.
+            slot: match held {
+                true => slot_usd(outlook, hold_ms, scarcity),
+                false => slot_usd(outlook, hold_ms + ahead.mean - served.mean, scarcity),
+            },
+            held,
+            queued: is_full,
+            served_ms,
+        }
+    }
+
+    /// The same as it were with a slot free, where they are as scarce as can
+    /// be: who would be chosen then is who is wanted.
+    pub(crate) fn wanted(&self, outlook: &Outlook) -> Self {
+        Self {
+            first_token_ms: self.served_ms.0,
+            first_token_sure_ms: self.served_ms.1,
+            slot: slot_usd(outlook, self.hold_ms, 1.0),
+            ..*self
         }
     }
 
@@ -118,6 +192,16 @@ impl Estimate {
     pub(crate) fn z(&self, slack_ms: f64) -> f64 {
         ((slack_ms - self.first_token_ms) / self.deviation_ms.max(1e-3)).clamp(-1e6, 1e6)
     }
+}
+
+/// What so much of a slot is worth.
+fn slot_usd(outlook: &Outlook, hold_ms: f64, scarcity: f64) -> Usd {
+    if outlook.slot_usd_s <= 0.0 {
+        return Usd::ZERO;
+    }
+    let nanos = f64::from(outlook.slot_usd_s) * hold_ms * 1e6 * scarcity;
+    // What is no number becomes nothing.
+    Usd::from_nanos(nanos as u64)
 }
 
 /// Milliseconds to the first token by a node's own report, its queue included,
@@ -145,32 +229,46 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// From what is open there. `m` streams leave a full node of `c` slots at
-    /// `c` over the time one takes; whoever waits goes in first.
+    /// On a free slot, as such times were.
     #[inline]
-    fn learnt(outlook: &Outlook, read_ms: f64) -> Self {
+    fn served(outlook: &Outlook, read_ms: f64) -> Self {
         let ratio = match outlook.ratio {
             ratio if ratio > 0.0 => f64::from(ratio),
             _ => 1.0,
         };
         let service = (f64::from(outlook.base_ms) + read_ms) * ratio;
-        let service_sd = service * f64::from(outlook.ratio_sd) / ratio;
-        if outlook.open < outlook.slots {
+        Self {
+            mean: service,
+            deviation: service * f64::from(outlook.ratio_sd) / ratio,
+            skewed: false,
+        }
+    }
+
+    /// Behind whoever is there already. `m` streams leave a full node of `c`
+    /// slots at `c` over the time one takes; whoever waits goes in first. Held
+    /// back, it is the next but so many of the whole pool.
+    #[inline]
+    fn queued(self, outlook: &Outlook, held: bool) -> Self {
+        let own_variance = self.deviation * self.deviation;
+        if held {
+            let turns = f64::from(outlook.held) + 1.0;
+            let wait = f64::from(outlook.running_ms) * turns / f64::from(outlook.pool_busy);
             return Self {
-                mean: service,
-                deviation: service_sd,
-                skewed: false,
+                mean: wait + self.mean,
+                deviation: (wait * wait / turns + own_variance).sqrt(),
+                skewed: true,
             };
         }
-        let per_slot = 1.0 / f64::from(outlook.slots);
+        let busy = outlook.open.clamp(1, outlook.slots.max(1));
+        let per_slot = 1.0 / f64::from(busy);
         let first_free = f64::from(outlook.running_ms) * per_slot;
         let queue = f64::from(outlook.waiting_ms) * per_slot;
         let waiting = f64::from(outlook.waiting.max(1));
         let variance = first_free * first_free
             + f64::from(outlook.spread) * queue * queue / waiting
-            + service_sd * service_sd;
+            + own_variance;
         Self {
-            mean: first_free + queue + service,
+            mean: first_free + queue + self.mean,
             deviation: variance.sqrt(),
             skewed: true,
         }

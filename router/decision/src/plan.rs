@@ -8,6 +8,7 @@ use crate::score::Points;
 use std::time::Duration;
 use tiermesh_core::{
     CandidateState, DecisionSummary, Fallback, Reason, ReasonRecord, Snapshot, Tier, TierScore,
+    Time, Usd,
 };
 
 /// The most fallbacks a plan has.
@@ -34,6 +35,25 @@ pub struct Plan {
     pub late: bool,
     /// The first choice was taken to learn about it.
     pub explored: bool,
+    /// The first choice, and whoever else is [`Estimate::held`], has no slot
+    /// free: the request is to be held back and decided anew when one comes
+    /// free, and at this time at the latest, without [`Question::hold`].
+    pub hold: Option<Time>,
+    /// Who would be chosen if everybody had a slot free.
+    pub wanted: Option<Wanted>,
+}
+
+/// A demand for slots, met or not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wanted {
+    /// The candidate's place in the snapshot.
+    pub index: usize,
+    /// Milliseconds of a slot.
+    pub hold_ms: f64,
+    /// What it would cost there.
+    pub cost: Usd,
+    /// How much less that is than at the dearest that could take it.
+    pub saves: Usd,
 }
 
 /// One place to ask.
@@ -117,6 +137,15 @@ impl Plan {
             .map(about)
             .into_iter()
             .collect();
+        let estimate = &choice.estimate;
+        if estimate.slot > Usd::ZERO {
+            let usd = estimate.slot.as_dollars();
+            reasons.push(about(Reason::Slot { usd }));
+        }
+        if estimate.held {
+            let wait_ms = (estimate.first_token_ms - estimate.served_ms.0) as f32;
+            reasons.push(about(Reason::Held { wait_ms }));
+        }
         if self.explored && position == 0 {
             reasons.push(about(Reason::Explored));
         }

@@ -65,6 +65,9 @@ struct Decision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     without: Vec<usize>,
     warm: Vec<(usize, u32)>,
+    /// It could have been held back for a slot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hold: bool,
     /// What came out: each choice's place, and its score's bits. Empty when
     /// nobody was left.
     choices: Vec<(usize, u64)>,
@@ -133,6 +136,7 @@ impl Made {
             prompt_tokens: question.prompt_tokens,
             without: without.to_vec(),
             warm: question.warm.iter().map(|w| (w.index, w.tokens)).collect(),
+            hold: question.hold,
             choices,
             removed_by: decided.err().flatten().map(str::to_owned),
         };
@@ -281,6 +285,7 @@ impl Decision {
             prompt_tokens: self.prompt_tokens,
             answer: self.answer.map(|(likely, high)| Answer { likely, high }),
             warm,
+            hold: self.hold,
             now: tiermesh_core::Time::from_us(self.now_us),
             seed: self.seed,
         }

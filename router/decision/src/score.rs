@@ -6,10 +6,11 @@ use crate::decide::Question;
 use crate::estimate::Estimate;
 use crate::limits::Limits;
 use crate::policy::{Policy, Weights};
+use std::time::Duration;
 use tiermesh_core::{CandidateState, DeviceInfo, NetworkKind, Reason, Thermal, Tier, Usd};
 
 /// The first-token time to aim at when neither client nor policy names one.
-const DEFAULT_TARGET_MS: f64 = 1_000.0;
+pub(crate) const DEFAULT_TARGET: Duration = Duration::from_secs(1);
 /// Below 100 nano-dollars, 10⁻⁷ dollars, a price is as good as none.
 const PER_COST_FLOOR: f64 = 1.0 / 100.0;
 /// Doublings of the floor that use up all points: to about a dollar.
@@ -20,7 +21,7 @@ const COST_DOUBLINGS: f64 = 23.25;
 pub struct Points {
     /// Time to spare before the first token is due.
     pub latency: f64,
-    /// Being cheap, energy included.
+    /// Being cheap, energy included, and what its slot keeps from others.
     pub cost: f64,
     /// The model's quality.
     pub quality: f64,
@@ -47,12 +48,11 @@ pub(crate) struct Scale<'a> {
 impl<'a> Scale<'a> {
     pub(crate) fn new(question: &Question<'a>, limits: &Limits) -> Self {
         let now = question.now;
-        let target_ms = limits
+        let target = limits
             .deadline
             .first_token_remaining(now)
-            .map_or(DEFAULT_TARGET_MS, |left| {
-                (left.as_secs_f64() * 1e3).max(1.0)
-            });
+            .unwrap_or(DEFAULT_TARGET);
+        let target_ms = (target.as_secs_f64() * 1e3).max(1.0);
         Self {
             policy: question.policy,
             weights: weights(question.policy, question.complexity),
@@ -65,7 +65,7 @@ impl<'a> Scale<'a> {
     pub(crate) fn points(&self, candidate: &CandidateState, estimate: &Estimate) -> Points {
         Points {
             latency: latency(coarse(estimate.first_token_ms) * self.per_target),
-            cost: cost(estimate.likely_cost + estimate.energy),
+            cost: cost(estimate.likely_cost + estimate.energy + estimate.slot),
             quality: 100.0 * f64::from(candidate.model.quality),
             load: 100.0 * (1.0 - coarse(f64::from(candidate.load))),
             energy: energy(candidate, &self.device),

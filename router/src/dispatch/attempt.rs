@@ -336,13 +336,15 @@ impl Attempt {
 
     /// Ends the attempt: the stream goes first, then the breaker hears.
     pub(crate) fn settle(self, shared: &Shared, outcome: Outcome) {
-        let (tier, now) = (self.asked().tier, shared.clock.now());
+        let now = shared.clock.now();
+        let (tier, pool) = (self.asked().tier, self.asked().outlook.pool);
         drop(self.source);
         self.ticket.settle(outcome, now);
         if let Some(sight) = self.sight.filter(|_| outcome == Outcome::Failure) {
             sight.failed(now);
         }
         shared.lobby.freed(tier, now);
+        shared.holding.freed(pool);
     }
 }
 

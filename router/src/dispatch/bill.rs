@@ -100,10 +100,11 @@ impl Drop for Run {
             .into_iter()
             .flatten()
         {
-            let tier = attempt.asked().tier;
+            let (tier, pool) = (attempt.asked().tier, attempt.asked().outlook.pool);
             // The stream goes first: its place is free for the next.
             drop(attempt);
             self.shared.lobby.freed(tier, now);
+            self.shared.holding.freed(pool);
         }
     }
 }

@@ -3,9 +3,10 @@
 
 use super::Shared;
 use std::sync::Arc;
+use std::time::Duration;
 use tiermesh_core::{
-    CandidateState, Context, DecisionSummary, Destination, ErrorClass, InferError, Refusal,
-    RequestMeta, Snapshot, Time,
+    CandidateState, Context, DecisionSummary, Destination, ErrorClass, InferError, Reason,
+    ReasonRecord, Refusal, RequestMeta, Snapshot, Time,
 };
 use tiermesh_decision::analysis::Analysis;
 use tiermesh_decision::record::{leaving_out, placed};
@@ -21,6 +22,8 @@ pub(crate) struct Decided {
     /// When the request arrived.
     pub(crate) at: Time,
     terms: Terms,
+    /// How long it was held back for a slot.
+    pub(crate) held: Option<Duration>,
     /// Where it is not a decision among all: what all were, and the places of
     /// those that were left out.
     pub(crate) among: Option<(Snapshot, Vec<usize>)>,
@@ -36,15 +39,20 @@ pub(crate) struct Terms {
     now: Time,
     seed: u64,
     analysis: Option<Analysis>,
+    /// It may be held back for a slot.
+    hold: bool,
 }
 
 impl Decided {
+    /// A decision among all there are. `hold` says whether it may be that the
+    /// request is to be held back until a slot comes free.
     pub(crate) fn new(
         shared: &Shared,
         meta: &RequestMeta,
         context: Context,
+        hold: bool,
     ) -> Result<Self, Refusal> {
-        Self::from(shared, meta, context, shared.fleet.snapshot())
+        Self::from(shared, meta, context, shared.fleet.snapshot(), hold)
     }
 
     /// Where a request would go if everybody had room.
@@ -57,7 +65,7 @@ impl Decided {
         for candidate in &mut snapshot.candidates {
             candidate.credits_free = candidate.credits_free.max(1);
         }
-        Self::from(shared, meta, context, snapshot)
+        Self::from(shared, meta, context, snapshot, false)
     }
 
     fn from(
@@ -65,6 +73,7 @@ impl Decided {
         meta: &RequestMeta,
         mut context: Context,
         mut snapshot: Snapshot,
+        hold: bool,
     ) -> Result<Self, Refusal> {
         let now = shared.clock.now();
         let own = &shared.own.node;
@@ -80,7 +89,10 @@ impl Decided {
         context.deadline = Limits::of(meta, &context, &policy, now).deadline;
         context.priority = context.priority.max(policy.priority);
         shared.breakers.merge(&mut snapshot, now);
-        let terms = Terms::of(shared, meta, now);
+        let terms = Terms {
+            hold,
+            ..Terms::of(shared, meta, now)
+        };
         Self::within(shared, (meta, context, policy), snapshot, terms)
     }
 
@@ -98,6 +110,7 @@ impl Decided {
         let terms = Terms {
             now: shared.clock.now(),
             warm: Vec::new(),
+            hold: false,
             ..self.terms
         };
         let asked = (meta, self.context.clone(), Arc::clone(&self.policy));
@@ -128,6 +141,7 @@ impl Decided {
             at: terms.now,
             terms,
             context,
+            held: None,
             among: None,
         })
     }
@@ -168,7 +182,16 @@ impl Decided {
         position: usize,
     ) -> DecisionSummary {
         let question = self.question(meta, own);
-        self.plan.summary(&question, &self.snapshot, position)
+        let mut summary = self.plan.summary(&question, &self.snapshot, position);
+        if let Some(held) = self.held {
+            let wait_ms = held.as_secs_f32() * 1e3;
+            summary.reasons.push(ReasonRecord {
+                node: None,
+                model: None,
+                reason: Reason::Held { wait_ms },
+            });
+        }
+        summary
     }
 }
 
@@ -179,6 +202,7 @@ impl Terms {
             now,
             seed: lot(meta),
             analysis: memory.map(|memory| memory.analysis(meta)),
+            hold: false,
             warm: Vec::new(),
         }
     }
@@ -212,6 +236,7 @@ impl Terms {
             prompt_tokens: self.analysis.and_then(|known| known.prompt_tokens),
             answer: self.analysis.and_then(|known| known.answer),
             warm: &self.warm,
+            hold: self.hold,
             now: self.now,
             seed: self.seed,
         }

@@ -177,7 +177,17 @@ impl Shared {
         meta: &RequestMeta,
         context: Context,
     ) -> Result<Decided, Refusal> {
-        let none = match Decided::new(self, meta, context.clone()) {
+        let decided = match Decided::new(self, meta, context.clone(), self.holds()) {
+            Ok(decided) => {
+                self.want(&decided);
+                match decided.plan.hold {
+                    Some(_) => self.hold(meta, decided).await,
+                    None => Ok(decided),
+                }
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let none = match decided {
             Ok(decided) => {
                 let tier = decided.candidate(0).tier;
                 if !self.lobby.is_before(tier, decided.context.priority) {
@@ -217,7 +227,7 @@ impl Shared {
                 return Err(shed(tier, "gave way to somebody more urgent", wait));
             }
             if ticket.is_first() {
-                match Decided::new(self, meta, context.clone()) {
+                match Decided::new(self, meta, context.clone(), false) {
                     Ok(mut decided) => {
                         // It came when it came.
                         decided.at = arrived;

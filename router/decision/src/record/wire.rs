@@ -11,7 +11,7 @@ use tiermesh_core::{
 };
 
 /// A measured number by its bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bits(u32);
 
 impl From<f32> for Bits {
@@ -75,6 +75,14 @@ pub(super) struct Candidate {
     slots: u32,
     open: u32,
     waiting: u32,
+    #[serde(default)]
+    pool: (u32, u32, u32, u32),
+    /// Tokens of keys and values: a slot's, and free ones.
+    #[serde(default)]
+    kv: (u32, i32),
+    /// Dollars a second of a slot, and how scarce slots are.
+    #[serde(default)]
+    slot: [Bits; 2],
     /// Prefill, decode, first token, its 99th percentile; round trip, load,
     /// quality; waiting, running, spread, base, ratio, its deviation, samples;
     /// milliseconds a token.
@@ -123,6 +131,9 @@ impl Candidate {
             slots: o.slots,
             open: o.open,
             waiting: o.waiting,
+            pool: (o.pool, o.pool_nodes, o.pool_busy, o.held),
+            kv: (o.kv_slot, o.kv_free),
+            slot: [o.slot_usd_s, o.scarcity].map(Bits::from),
             bits: numbers.map(Bits::from),
         }
     }
@@ -180,6 +191,14 @@ impl Candidate {
                 ready_at: self.ready_at_us.map(Time::from_us),
                 samples: n[13],
                 per_token_ms: n[14],
+                pool: self.pool.0,
+                pool_nodes: self.pool.1,
+                pool_busy: self.pool.2,
+                held: self.pool.3,
+                slot_usd_s: self.slot[0].into(),
+                scarcity: self.slot[1].into(),
+                kv_slot: self.kv.0,
+                kv_free: self.kv.1,
             },
         }
     }

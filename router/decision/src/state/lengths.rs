@@ -69,9 +69,7 @@ impl Lengths {
         let key = (kind, size);
         if self.of_size.len() < MAX_SIZES || self.of_size.contains_key(&key) {
             let known = self.of_size.entry(key.clone());
-            known
-                .or_insert_with(|| Moments::new(0.01))
-                .record(tokens);
+            known.or_insert_with(|| Moments::new(0.01)).record(tokens);
         }
         let key = (key.0, meta.user_id.clone());
         if self.of_user.len() < MAX_USERS || self.of_user.contains_key(&key) {

@@ -74,7 +74,7 @@ fn estimate(tracker: &Tracker, now: Time) -> Estimate {
         &case.policy,
         &first(tracker),
         now,
-        0,
+        (0, true),
     )
 }
 
@@ -268,7 +268,13 @@ fn what_is_learnt_of_prompts_moves_no_limit() {
     assert_eq!(limits.likely_prompt, 1);
     let of = |question| {
         let candidate = &world.candidates[0];
-        Estimate::of(&Limits::asked(question), &case.policy, candidate, NOW, 0)
+        Estimate::of(
+            &Limits::asked(question),
+            &case.policy,
+            candidate,
+            NOW,
+            (0, true),
+        )
     };
     let (asked, learnt) = (of(&case.question()), of(&few));
     assert_eq!(asked.cost, learnt.cost);
@@ -361,7 +367,7 @@ fn a_node_that_failed_a_stream_is_suspected_until_it_reports() {
         &case.policy,
         &tracker.snapshot().candidates[0],
         NOW,
-        0,
+        (0, true),
     );
     let opened = Opened {
         index: place,

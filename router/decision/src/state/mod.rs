@@ -22,6 +22,8 @@ pub use sketch::{Moments, Sketch};
 pub use tracker::{Joined, Learnt, Opened, StreamId, Tracker};
 
 #[cfg(test)]
+mod holding_tests;
+#[cfg(test)]
 mod live_tests;
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,7 @@ use crate::Estimate;
 use crate::tests::world::{NOW, meta, offer};
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{
-    CapacityReport, Destination, ModelState, NodeId, Tier, Time, Usd, UserId,
-};
+use tiermesh_core::{CapacityReport, Destination, ModelState, NodeId, Tier, Time, Usd};
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -70,6 +68,12 @@ fn opened(index: usize) -> Opened {
             likely_cost: Usd::ZERO,
             energy: Usd::ZERO,
             warm_share: 0.0,
+            hold_ms: 800.0,
+            slot: Usd::ZERO,
+            kv_tokens: 150,
+            held: false,
+            queued: false,
+            served_ms: (111.0, 140.0),
         },
         cold_tokens: 100,
         likely_tokens: 50,

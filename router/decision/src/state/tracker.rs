@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, CapacityReport, Destination, ModelId, ModelOffer, NodeId,
-    Outlook, Snapshot, Time,
+    BreakerState, CandidateState, Destination, ModelId, ModelOffer, NodeId, Outlook, Snapshot, Time,
 };
 
 mod learnt;
 mod look;
 mod node;
+mod pools;
+mod reports;
 mod streams;
 
 pub use learnt::Learnt;
+use pools::{Part, Pools};
 
 /// Streams that are followed; beyond, a stream teaches nothing.
 const MAX_OPEN: usize = 1 << 16;
@@ -66,13 +68,25 @@ struct Model {
     index: usize,
     id: ModelId,
     learnt: Learnt,
+    /// The most tokens of keys and values that it ever said were free.
+    kv_most: u32,
 }
 
 struct Node {
     number: u32,
     models: Vec<Model>,
     slots: u32,
-    base_ms: f32,
+    /// It said its slots when it joined: its reports do not change them.
+    fixed: bool,
+    part: Part,
+    /// Streams there that are not ours, by its last report.
+    others: u32,
+    rtt_ms: f32,
+    /// Milliseconds of a slot that a stream took, on average.
+    hold_ms: f64,
+    /// Tokens of streams that were sent there since its last report, less
+    /// those of streams that ended since.
+    kv_since: i64,
     credits: u32,
     sequence: Option<u64>,
     open: u32,
@@ -104,6 +118,7 @@ struct Open {
     reported_ms: Option<f64>,
     /// Milliseconds to read its prompt, in a node without known slots.
     unseen_ms: f64,
+    kv_tokens: u32,
     queued: bool,
     first_token: Option<Time>,
 }
@@ -115,6 +130,7 @@ pub struct Tracker {
     by_number: Vec<Option<NodeId>>,
     streams: BTreeMap<StreamId, Open>,
     prefixes: PrefixIndex,
+    pools: Pools,
     /// What was learnt of those that left, and how many are kept.
     past: BTreeMap<(NodeId, ModelId), Learnt>,
     past_most: usize,
@@ -133,6 +149,7 @@ impl Tracker {
             by_number: Vec::new(),
             streams: BTreeMap::new(),
             prefixes: PrefixIndex::default(),
+            pools: Pools::default(),
             past: BTreeMap::new(),
             past_most: 0,
         }
@@ -185,19 +202,28 @@ impl Tracker {
                 battery_percent: None,
                 report_age: Duration::ZERO,
                 breaker: BreakerState::Closed,
-                outlook: Outlook::default(),
+                outlook: Outlook {
+                    base_ms: joined.base_ms,
+                    ..Outlook::default()
+                },
             });
             Model {
                 index,
                 id,
                 learnt: self.past.remove(&was).unwrap_or_default(),
+                kv_most: 0,
             }
         });
         let node = Node {
             number,
             models: models.collect(),
             slots,
-            base_ms: joined.base_ms,
+            fixed: joined.slots.is_some(),
+            part: Part::default(),
+            others: 0,
+            rtt_ms: 0.0,
+            hold_ms: 0.0,
+            kv_since: 0,
             credits: 0,
             sequence: None,
             open: 0,
@@ -212,7 +238,9 @@ impl Tracker {
             unseen: 0,
             unseen_ms: 0.0,
         };
-        self.nodes.insert(joined.place.node, node);
+        let name = joined.place.node;
+        self.nodes.insert(name.clone(), node);
+        self.pool(&name, now);
         self.snapshot.sequence += 1;
     }
 
@@ -221,6 +249,7 @@ impl Tracker {
         let Some(gone) = self.nodes.remove(node) else {
             return;
         };
+        self.pools.leave(node, gone.part);
         if let Some(number) = self.by_number.get_mut(gone.number as usize) {
             *number = None;
         }
@@ -244,64 +273,6 @@ impl Tracker {
         }
         self.streams.retain(|_, open| &open.node != node);
         self.forget_some();
-        self.snapshot.sequence += 1;
-    }
-
-    /// A node's report. One older than the last is dropped.
-    pub fn report(&mut self, node: &NodeId, report: &CapacityReport, rtt_ms: f32, now: Time) {
-        let Some(known) = self.nodes.get_mut(node) else {
-            return;
-        };
-        if known.sequence.is_some_and(|last| last >= report.sequence) {
-            return;
-        }
-        known.sequence = Some(report.sequence);
-        known.credits = report.credits;
-        known.reported(report, now);
-        // Whoever reports is there, whatever one stream of it came to.
-        let cleared = std::mem::take(&mut known.suspect) && !known.silent;
-        let outlook = known.outlook();
-        for (model, state) in known.models.iter().zip(&report.models) {
-            let outlook = Outlook {
-                reported_at: Some(now),
-                ..model.learnt.outlook(outlook, now)
-            };
-            let (open, credits) = (known.open, known.credits);
-            let load = known.share(report.load);
-            self.snapshot.candidates.update(model.index, |candidate| {
-                let ready_at = candidate.outlook.ready_at;
-                candidate.state = *state;
-                candidate.rtt_ms = rtt_ms;
-                candidate.credits_free = credits.saturating_sub(open);
-                candidate.load = load;
-                candidate.battery_percent = report.battery_percent;
-                candidate.outlook = outlook;
-                candidate.outlook.ready_at = ready_at.filter(|_| !cleared);
-            });
-        }
-        self.snapshot.sequence += 1;
-    }
-
-    /// A node lets so many streams be open, whatever its last report said.
-    pub fn credits(&mut self, node: &NodeId, credits: u32, now: Time) {
-        if let Some(known) = self.nodes.get_mut(node)
-            && known.credits != credits
-        {
-            known.credits = credits;
-            self.refresh(node, now);
-        }
-    }
-
-    /// A model's price or quality is another now.
-    pub fn offer(&mut self, node: &NodeId, offer: &Arc<ModelOffer>) {
-        let Some(known) = self.nodes.get(node) else {
-            return;
-        };
-        for model in known.models.iter().filter(|model| model.id == offer.id) {
-            self.snapshot
-                .candidates
-                .update(model.index, |candidate| candidate.model = offer.clone());
-        }
         self.snapshot.sequence += 1;
     }
 

@@ -113,6 +113,7 @@ impl Case {
             prompt_tokens: None,
             answer: None,
             warm: &[],
+            hold: true,
             now: NOW,
             seed: self.seed,
         }

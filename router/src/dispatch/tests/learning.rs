@@ -1,89 +1,16 @@
 //! A dispatcher that remembers, and tells its journal.
 
-use super::fakes::{Step, World, candidate, computing, outline, request};
-use crate::{Joined, Keeps, Memory, Options};
+use super::fakes::{Step, candidate, computing, outline, request};
+use super::remembering::{id, remembering, report};
+use crate::Memory;
 use futures::StreamExt;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tiermesh_core::{
-    Account, CandidateState, CapacityReport, Content, Context, ErrorClass, Explain as _, NodeId,
-    Reason, Tier, Time,
+    Account, CandidateState, Content, Context, ErrorClass, Explain as _, Reason, Tier, Time,
 };
 use tiermesh_decision::Policies;
-use tiermesh_decision::record::{Journal, Made, Outcome, Recorder, replay};
-
-#[derive(Default)]
-struct Kept {
-    recorder: Mutex<Recorder>,
-    log: Mutex<String>,
-    outcomes: Mutex<Vec<Outcome>>,
-}
-
-impl Journal for Kept {
-    fn made(&self, made: Made) {
-        let lines = self.recorder.lock().unwrap().lines(made);
-        self.log.lock().unwrap().push_str(&lines);
-    }
-
-    fn outcome(&self, outcome: Outcome) {
-        let line = self.recorder.lock().unwrap().outcome(outcome.clone());
-        self.log.lock().unwrap().push_str(&line);
-        self.outcomes.lock().unwrap().push(outcome);
-    }
-}
-
-impl Kept {
-    fn outcomes(&self) -> Vec<Outcome> {
-        self.outcomes.lock().unwrap().clone()
-    }
-}
-
-fn report(of: &CandidateState, sequence: u64) -> CapacityReport {
-    CapacityReport {
-        sequence,
-        credits: 4,
-        slots: 0,
-        lease: Duration::from_secs(2),
-        active: 0,
-        queued: 0,
-        load: 0.0,
-        battery_percent: None,
-        engine: Default::default(),
-        models: vec![of.state],
-    }
-}
-
-fn remembering(candidates: Vec<CandidateState>) -> (World, Arc<Memory>, Arc<Kept>) {
-    let memory = Memory::new(7);
-    memory.nodes(|tracker| {
-        for candidate in &candidates {
-            let joined = Joined {
-                place: candidate.destination(),
-                transit: None,
-                models: vec![candidate.model.clone()],
-                slots: None,
-                cache_tokens: 10_000,
-                base_ms: 0.0,
-            };
-            tracker.join(joined, Time::ZERO);
-            let now = Time::from_us(1_000_000);
-            tracker.report(&candidate.node, &report(candidate, 1), 0.0, now);
-        }
-    });
-    let kept = Arc::<Kept>::default();
-    let keeps = Keeps {
-        memory: Some(memory.clone()),
-        journal: Some(kept.clone()),
-        ..Keeps::default()
-    };
-    let world = World::keeping(Tier::Mec, candidates, Options::default(), keeps);
-    (world, memory, kept)
-}
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
-}
+use tiermesh_decision::record::replay;
 
 fn open_on(memory: &Memory, name: &str) -> (u32, u32) {
     let snapshot = memory.snapshot();

@@ -13,7 +13,7 @@ const HALF_LIFE: u16 = 64;
 /// After so many seconds without an answer, what was learnt counts half.
 const TRUST_HALVES_S: f64 = 300.0;
 /// One answer that took many times as long as usual says this much at most.
-const OUTLIER: f64 = 4.0;
+pub(super) const OUTLIER: f64 = 4.0;
 
 /// What a model's answers on a node taught.
 #[derive(Debug, Clone)]

@@ -1,7 +1,24 @@
 //! What a node's streams say about the next one.
 
-use super::Node;
-use tiermesh_core::{CapacityReport, Outlook, Time};
+use super::{Model, Node};
+use tiermesh_core::{CapacityReport, ModelState, Outlook, Time};
+
+/// More tokens than any memory holds.
+const KV_MOST: i64 = 1 << 30;
+
+impl Model {
+    /// What to expect of it on a node of which this is known.
+    pub(super) fn outlook(&self, of_node: Outlook, state: &ModelState, now: Time) -> Outlook {
+        let per_slot = self.kv_most.checked_div(of_node.slots).unwrap_or(0);
+        let told = i64::from(state.kv_tokens_free);
+        let free = told - i64::from(of_node.kv_free);
+        Outlook {
+            kv_slot: per_slot,
+            kv_free: free.clamp(0, KV_MOST) as i32,
+            ..self.learnt.outlook(of_node, now)
+        }
+    }
+}
 
 impl Node {
     /// Busy share: what is open where the slots are known, else as reported.
@@ -15,18 +32,27 @@ impl Node {
                 reported
             };
         }
-        (self.open as f32 / self.slots as f32).min(1.0)
+        (self.streams() as f32 / self.slots as f32).min(1.0)
     }
 
     /// Its report: from here on, what is sent there it has not told of.
     pub(super) fn reported(&mut self, report: &CapacityReport, now: Time) {
         self.load = report.load;
+        if !self.fixed {
+            self.slots = report.slots;
+        }
         let streams = (report.active.saturating_add(report.queued)) as f32;
         self.capacity = match report.load {
             load if load > 0.0 && streams > 0.0 => streams / load,
             _ => self.credits as f32,
         };
+        let streams = report.active.saturating_add(report.queued);
+        self.others = match self.slots {
+            0 => 0,
+            _ => streams.saturating_sub(self.open),
+        };
         self.reported_at = now;
+        self.kv_since = 0;
         (self.unseen, self.unseen_ms) = (0, 0.0);
     }
 
@@ -44,8 +70,10 @@ impl Node {
     /// What is the same for all of its models.
     pub(super) fn outlook(&self) -> Outlook {
         Outlook {
-            slots: self.slots,
-            open: self.open,
+            slots: self.takes(),
+            open: self.streams(),
+            // Models make of it what is free for them.
+            kv_free: self.kv_since.clamp(-KV_MOST, KV_MOST) as i32,
             waiting: self.waiting.min(self.open),
             // Those that are being read are not waiting, but hold their slot
             // as long as if they just began.
@@ -53,7 +81,6 @@ impl Node {
                 0 => self.unseen_ms as f32,
                 _ => self.queued_ms() as f32,
             },
-            base_ms: self.base_ms,
             ..Outlook::default()
         }
     }

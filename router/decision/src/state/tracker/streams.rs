@@ -1,9 +1,12 @@
 //! What becomes of streams.
 
-use super::learnt::ENOUGH;
+use super::learnt::{ENOUGH, OUTLIER};
 use super::{MAX_OPEN, Open, Opened, SUSPECTED, StreamId, Tracker};
 use crate::estimate::reported_ms;
 use tiermesh_core::{NodeId, Outlook, Time};
+
+/// Weight of the newest stream in how long they take of a slot.
+const NEWEST_HOLD: f64 = 0.05;
 
 impl Tracker {
     /// A stream was sent off. `prompt` are the digests of its blocks, if known.
@@ -16,6 +19,7 @@ impl Tracker {
         }
         let name = candidate.node.clone();
         let (rtt_ms, state) = (f64::from(candidate.rtt_ms), candidate.state);
+        let base_ms = f64::from(candidate.outlook.base_ms);
         let Some(node) = self.nodes.get_mut(&name) else {
             return;
         };
@@ -24,17 +28,18 @@ impl Tracker {
         };
         let prefill = f64::from(state.prefill_tok_s).max(1.0);
         let decode = f64::from(state.decode_tok_s).max(1.0);
-        let read_ms = f64::from(node.base_ms) + f64::from(opened.cold_tokens) * 1e3 / prefill;
+        let read_ms = base_ms + f64::from(opened.cold_tokens) * 1e3 / prefill;
         let learnt = &node.models[at].learnt;
         let per_token = learnt.per_token.mean_or(ENOUGH, 1e3 / decode);
         let write_ms = f64::from(opened.likely_tokens) * per_token;
         let hold_ms = read_ms * learnt.ratio.mean_or(ENOUGH, 1.0) + write_ms;
-        let queued = node.slots > 0 && node.open >= node.slots;
+        let queued = opened.estimate.queued;
         if node.open == node.waiting {
             // Nobody was heard because nobody was asked.
             node.heard_at = now;
         }
         node.open += 1;
+        node.kv_since += i64::from(opened.estimate.kv_tokens);
         node.waiting += 1;
         node.waiting_ms += hold_ms;
         let reported = reported_ms(&state, opened.cold_tokens).0 + node.unseen_ms;
@@ -55,10 +60,12 @@ impl Tracker {
             hold_ms,
             reported_ms: (node.slots == 0).then_some(reported),
             unseen_ms,
+            kv_tokens: opened.estimate.kv_tokens,
             queued,
             first_token: None,
         };
         self.streams.insert(stream, open);
+        self.count(&name, now);
         self.refresh(&name, now);
     }
 
@@ -85,7 +92,8 @@ impl Tracker {
         match open.reported_ms {
             Some(reported_ms) => learnt.corrects(served_ms, reported_ms),
             None if !open.queued && open.read_ms > 0.0 => {
-                learnt.ratio.record((served_ms / open.read_ms).min(100.0));
+                // A wait that nobody knew of is no slowness.
+                learnt.corrects(served_ms.min(OUTLIER * open.read_ms), open.read_ms);
             }
             None => {}
         }
@@ -141,6 +149,7 @@ impl Tracker {
             return;
         };
         node.open = node.open.saturating_sub(1);
+        node.kv_since -= i64::from(open.kv_tokens);
         if open.first_token.is_none() {
             node.seen(open.at, open.unseen_ms);
             node.waiting = node.waiting.saturating_sub(1);
@@ -156,11 +165,17 @@ impl Tracker {
             let learnt = &mut node.models[open.model].learnt;
             learnt.calibration.ended(false);
             learnt.answering.record(took_ms);
+            let hold_ms = took_ms + open.read_ms;
+            node.hold_ms = match node.hold_ms {
+                known if known > 0.0 => known + NEWEST_HOLD * (hold_ms - known),
+                _ => hold_ms,
+            };
             if tokens > 1 {
                 learnt.per_token.record(took_ms / f64::from(tokens - 1));
             }
         }
         self.heard(&name, now);
+        self.count(&name, now);
         self.refresh(&name, now);
     }
 
@@ -169,9 +184,12 @@ impl Tracker {
         let Some(node) = self.nodes.get(name) else {
             return;
         };
-        let outlook = node.outlook();
+        let outlook = self.pools.outlook(node.outlook(), node.part, now);
         for model in &node.models {
-            let outlook = model.learnt.outlook(outlook, now);
+            let Some(candidate) = self.snapshot.candidates.get(model.index) else {
+                continue;
+            };
+            let outlook = model.outlook(outlook, &candidate.state, now);
             let free = node.credits.saturating_sub(node.open);
             let load = node.share(node.load);
             self.snapshot.candidates.update(model.index, |candidate| {
@@ -185,6 +203,7 @@ impl Tracker {
                 candidate.outlook = Outlook {
                     reported_at: old.reported_at,
                     ready_at: old.ready_at,
+                    base_ms: old.base_ms,
                     ..outlook
                 };
             });

@@ -1,0 +1,360 @@
+//! Pools of nodes that are alike: what their slots are worth, and who is held
+//! back for one.
+
+use super::*;
+use crate::tests::world::{Case, NOW, meta, offer};
+use crate::{Plan, Policies, Question, Wanted, decide};
+use proptest::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
+use tiermesh_core::{CapacityReport, Destination, ModelState, NodeId, Tier, Time, Usd};
+
+const POLICY: &str = r#"
+default = "cheap"
+[policy.cheap]
+description = "In time, then cheap"
+deadline = "require"
+weights = { latency = 10, cost = 1_000, quality = 0, load = 1, energy = 0, preference = 0 }
+preference = { DEVICE = 50, MEC = 50, CLOUD = 50 }
+"#;
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn at(ms: u64) -> Time {
+    NOW + Duration::from_millis(ms)
+}
+
+fn report(sequence: u64, slots: u32) -> CapacityReport {
+    CapacityReport {
+        sequence,
+        credits: 64,
+        slots,
+        lease: Duration::from_secs(5),
+        active: 0,
+        queued: 0,
+        load: 0.0,
+        battery_percent: None,
+        engine: Default::default(),
+        models: vec![ModelState {
+            prefill_tok_s: 2_000.0,
+            decode_tok_s: 50.0,
+            first_token_ms: 20.0,
+            first_token_p99_ms: 40.0,
+            ..ModelState::default()
+        }],
+    }
+}
+
+fn join(tracker: &mut Tracker, name: &str, tier: Tier, slots: u32, usd: f64) {
+    let joined = Joined {
+        place: Destination {
+            tier,
+            region: None,
+            node: id(name),
+            owner: None,
+        },
+        transit: None,
+        models: vec![Arc::new(offer("model", 0.6, usd))],
+        slots: None,
+        cache_tokens: 10_000,
+        base_ms: 0.0,
+    };
+    tracker.join(joined, NOW);
+    tracker.report(&id(name), &report(1, slots), 1.0, NOW);
+}
+
+/// Two edges of two slots each, and a cloud five times as dear.
+fn mesh() -> Tracker {
+    let mut tracker = Tracker::new(1);
+    join(&mut tracker, "a", Tier::Mec, 2, 0.1);
+    join(&mut tracker, "b", Tier::Mec, 2, 0.1);
+    join(&mut tracker, "cloud", Tier::Cloud, 0, 0.5);
+    tracker
+}
+
+fn case() -> Case {
+    let policies = Policies::parse(POLICY).unwrap();
+    let name = policies.default_name().clone();
+    let mut case = Case::new(Arc::clone(policies.require(&name).unwrap()));
+    case.meta = meta(|r| r.first_token_ms = Some(2_000));
+    case
+}
+
+fn plan(tracker: &Tracker, now: Time, hold: bool) -> Plan {
+    let case = case();
+    let question = Question {
+        now,
+        hold,
+        ..case.question()
+    };
+    decide(&question, &tracker.snapshot()).unwrap()
+}
+
+fn first(tracker: &Tracker, plan: &Plan) -> String {
+    let snapshot = tracker.snapshot();
+    plan.choices[0].candidate(&snapshot).node.to_string()
+}
+
+/// Sends a request where it is decided to go.
+fn send(tracker: &mut Tracker, stream: u64, now: Time) -> String {
+    let plan = plan(tracker, now, true);
+    let choice = plan.choices[0];
+    let opened = Opened {
+        index: choice.index,
+        estimate: choice.estimate,
+        cold_tokens: 20,
+        likely_tokens: 64,
+    };
+    let name = first(tracker, &plan);
+    tracker.opened(StreamId(stream), &opened, (&[], 1), now);
+    tracker.first_token(StreamId(stream), now + Duration::from_millis(30));
+    name
+}
+
+/// Teaches that answers take a second, and how sure that is.
+fn teach(tracker: &mut Tracker) {
+    for n in 0..24 {
+        let now = at(n * 1_100);
+        assert_ne!(send(tracker, 1_000 + n, now), "cloud");
+        tracker.closed(
+            StreamId(1_000 + n),
+            Some(64),
+            now + Duration::from_millis(1_030),
+        );
+    }
+    for name in ["a", "b", "cloud"] {
+        let slots = if name == "cloud" { 0 } else { 2 };
+        tracker.report(&id(name), &report(2, slots), 1.0, at(27_000));
+    }
+}
+
+#[test]
+fn with_all_slots_taken_a_request_waits_for_one_at_any_of_their_like() {
+    let mut tracker = mesh();
+    teach(&mut tracker);
+    let now = at(27_000);
+    for stream in 0..4 {
+        assert_ne!(send(&mut tracker, stream, now), "cloud");
+    }
+    let held = plan(&tracker, now, true);
+    assert_ne!(first(&tracker, &held), "cloud");
+    let until = held.hold.unwrap();
+    // What then remains is enough for the cloud, which is asked at the latest.
+    let cloud = held.choices.iter().find(|c| !c.estimate.held).unwrap();
+    let needs = Duration::from_secs_f64(cloud.estimate.first_token_sure_ms / 1e3);
+    assert!(until + needs <= now + Duration::from_secs(2) && until > now + Duration::from_secs(1));
+    // Once it may not wait, it goes where it would be answered soonest.
+    let at_once = plan(&tracker, now, false);
+    assert!(at_once.hold.is_none() && at_once.choices.iter().all(|c| !c.estimate.held));
+    // A slot at either node is a slot for it.
+    tracker.closed(StreamId(3), Some(64), at(27_500));
+    assert_eq!(plan(&tracker, at(27_500), true).hold, None);
+}
+
+#[test]
+fn the_more_are_held_back_the_fewer_still_are() {
+    let mut tracker = mesh();
+    teach(&mut tracker);
+    let now = at(27_000);
+    for stream in 0..4 {
+        send(&mut tracker, stream, now);
+    }
+    let pool = tracker.snapshot().candidates[0].outlook.pool;
+    let mut held = 0;
+    while plan(&tracker, now, true).hold.is_some() {
+        tracker.hold(pool, now);
+        held += 1;
+        assert!(held < 100);
+    }
+    assert!(held >= 2, "{held}");
+    for _ in 0..held {
+        tracker.unhold(pool, now);
+    }
+    assert!(plan(&tracker, now, true).hold.is_some());
+}
+
+#[test]
+fn one_node_alone_has_them_in_its_own_queue() {
+    let mut tracker = Tracker::new(1);
+    join(&mut tracker, "a", Tier::Mec, 1, 0.1);
+    for n in 0..10 {
+        send(&mut tracker, n, at(n * 200));
+        tracker.closed(StreamId(n), Some(64), at(n * 200 + 130));
+    }
+    let now = at(2_000);
+    send(&mut tracker, 10, now);
+    let alone = plan(&tracker, now, true);
+    assert_eq!((alone.hold, alone.choices[0].estimate.held), (None, false));
+    // With somebody else to turn to in time, it is worth a wait.
+    join(&mut tracker, "cloud", Tier::Cloud, 0, 0.5);
+    assert!(plan(&tracker, now, true).hold.is_some());
+}
+
+#[test]
+fn nodes_that_do_not_tell_their_slots_hold_nobody_back() {
+    let mut tracker = Tracker::new(1);
+    join(&mut tracker, "a", Tier::Mec, 0, 0.1);
+    join(&mut tracker, "cloud", Tier::Cloud, 0, 0.5);
+    for stream in 0..40 {
+        send(&mut tracker, stream, NOW);
+    }
+    let plan = plan(&tracker, NOW, true);
+    assert_eq!(plan.hold, None);
+    assert!(plan.choices.iter().all(|choice| !choice.estimate.held));
+}
+
+#[test]
+fn streams_of_others_take_slots_too() {
+    let mut tracker = mesh();
+    let mut busy = report(2, 2);
+    busy.active = 2;
+    busy.load = 1.0;
+    tracker.report(&id("a"), &busy, 1.0, NOW);
+    let snapshot = tracker.snapshot();
+    let a = snapshot.candidates.iter().find(|c| c.node == id("a"));
+    assert_eq!(a.unwrap().outlook.open, 2);
+    for stream in 0..2 {
+        assert_eq!(send(&mut tracker, stream, NOW), "b");
+    }
+}
+
+fn wanted(tracker: &Tracker, hold_ms: f64) -> Wanted {
+    Wanted {
+        index: tracker
+            .place_of(&id("a"), &offer("model", 0.6, 0.1).id)
+            .unwrap(),
+        hold_ms,
+        cost: Usd::from_nanos(10_000),
+        saves: Usd::from_nanos(40_000),
+    }
+}
+
+fn price(tracker: &mut Tracker, now: Time) -> f32 {
+    tracker.credits(&id("a"), 60 + (now.as_us() % 7) as u32, now);
+    tracker.credits(&id("a"), 64, now);
+    let place = tracker.place_of(&id("a"), &offer("model", 0.6, 0.1).id);
+    tracker.snapshot().candidates[place.unwrap()]
+        .outlook
+        .slot_usd_s
+}
+
+#[test]
+fn slots_cost_something_once_more_of_them_is_wanted_than_there_is() {
+    let mut tracker = mesh();
+    // Four slots; three seconds of them wanted each second, then six.
+    for second in 0..60 {
+        for _ in 0..3 {
+            let wanted = wanted(&tracker, 1_000.0);
+            tracker.wanted(&wanted, at(second * 1_000));
+        }
+    }
+    assert!(price(&mut tracker, at(60_000)) < 2e-6);
+    for second in 60..120 {
+        for _ in 0..6 {
+            let wanted = wanted(&tracker, 1_000.0);
+            tracker.wanted(&wanted, at(second * 1_000));
+        }
+    }
+    let dear = price(&mut tracker, at(120_000));
+    assert!(dear > 2e-5, "{dear}");
+    // Nobody comes any more, and what is left over is worked off.
+    assert_eq!(price(&mut tracker, at(400_000)), 0.0);
+}
+
+#[test]
+fn a_scarce_slot_goes_to_whoever_saves_most_by_it() {
+    let mut tracker = mesh();
+    teach(&mut tracker);
+    for n in 0..600 {
+        let wanted = wanted(&tracker, 1_000.0);
+        tracker.wanted(&wanted, at(27_000 + n * 100));
+    }
+    let now = at(87_000);
+    tracker.report(&id("a"), &report(3, 2), 1.0, now);
+    tracker.report(&id("b"), &report(3, 2), 1.0, now);
+    tracker.report(&id("cloud"), &report(3, 0), 1.0, now);
+    for stream in 0..3 {
+        send(&mut tracker, stream, now);
+    }
+    let of = |answer: u32, bytes: usize| {
+        let mut case = case();
+        case.meta.content_bytes = bytes;
+        case.meta.sampling.max_tokens = answer.max(64);
+        let question = Question {
+            now,
+            answer: Some(crate::Answer {
+                likely: answer,
+                high: answer,
+            }),
+            ..case.question()
+        };
+        let plan = decide(&question, &tracker.snapshot()).unwrap();
+        first(&tracker, &plan)
+    };
+    // A long prompt with a short answer saves much in little time.
+    assert_eq!(of(2_000, 40), "cloud");
+    assert_ne!(of(10, 4_000), "cloud");
+}
+
+proptest! {
+    #[test]
+    fn pools_count_every_slot_once(steps in proptest::collection::vec((0..7_u8, 0..4_u8, 0..9_u32), 1..120)) {
+        let mut tracker = Tracker::new(1);
+        let names = ["a", "b", "c", "d"];
+        let mut open = std::collections::BTreeSet::new();
+        let mut sequence = 1;
+        for (n, (what, which, number)) in steps.into_iter().enumerate() {
+            let now = at(n as u64 * 10);
+            let name = names[usize::from(which)];
+            match what {
+                0 => join(&mut tracker, name, Tier::Mec, number, 0.1),
+                1 => tracker.leave(&id(name)),
+                2 => {
+                    sequence += 1;
+                    let mut report = report(sequence, number);
+                    report.active = number / 2;
+                    tracker.report(&id(name), &report, 1.0, now);
+                }
+                3 => {
+                    let dearer = offer("model", 0.6, 0.1 + f64::from(number));
+                    tracker.offer(&id(name), &Arc::new(dearer), now);
+                }
+                4 => {
+                    let place = tracker.place_of(&id(name), &offer("model", 0.6, 0.1).id);
+                    if let Some(index) = place {
+                        let plan = plan_of(&tracker, index, now);
+                        tracker.opened(StreamId(n as u64), &plan, (&[], 1), now);
+                        open.insert(n as u64);
+                    }
+                }
+                5 => {
+                    if let Some(stream) = open.pop_first() {
+                        tracker.closed(StreamId(stream), Some(number), now);
+                    }
+                }
+                _ => {
+                    let place = tracker.place_of(&id(name), &offer("model", 0.6, 0.1).id);
+                    if place.is_some() && name == "a" {
+                        let wanted = wanted(&tracker, f64::from(number) * 100.0);
+                        tracker.wanted(&wanted, now);
+                    }
+                }
+            }
+            tracker.check_pools();
+        }
+    }
+}
+
+fn plan_of(tracker: &Tracker, index: usize, now: Time) -> Opened {
+    let case = case();
+    let limits = crate::Limits::asked(&case.question());
+    let candidate = &tracker.snapshot().candidates[index];
+    Opened {
+        index,
+        estimate: crate::Estimate::of(&limits, &case.policy, candidate, now, (0, true)),
+        cold_tokens: 20,
+        likely_tokens: 64,
+    }
+}

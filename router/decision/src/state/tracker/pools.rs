@@ -1,0 +1,306 @@
+//! Nodes that are alike to a request, and what their slots are worth.
+//!
+//! A slot that a request takes is not there for the next one. What that costs
+//! is found as a price: demand for a pool, met or not, piles up as seconds of
+//! slots, and the pool works it off as fast as it has slots. What is left, as
+//! a share of what the pool does in [`PRICED_S`], is the share of the usual
+//! saving that a second of its slots costs. Where demand stays below what the
+//! pool can do, nothing piles up and slots cost nothing; where it does not,
+//! the price rises until whoever saves least goes elsewhere. It is the
+//! subgradient method on the dual of the assignment, a request at a time.
+
+use super::{Node, Tracker};
+use crate::plan::Wanted;
+use std::collections::BTreeMap;
+use tiermesh_core::{CandidateState, ModelId, NodeId, Outlook, Region, Tier, Time, Usd};
+
+/// With so many seconds of a pool's work left over, a second of its slots
+/// costs what a second of them usually saves.
+const PRICED_S: f64 = 30.0;
+/// No more is left over than this many seconds of work.
+const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
+/// Weight of the newest saving in the usual one.
+const NEWEST: f64 = 0.01;
+/// With this share of its slots to spare, a pool's are not scarce.
+const SPARE: f64 = 0.1;
+/// In a pool of so few nodes, everybody is told of every slot that is taken.
+const TOLD_ALWAYS: usize = 8;
+/// Nodes of one pool that are told at once when its slots run out or come
+/// free; the others are with their next report.
+const TOLD_AT_ONCE: usize = 64;
+
+/// What nodes of one pool have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    tier: Tier,
+    region: Option<Region>,
+    /// A device is a pool of its own, and so is whoever is behind a transit.
+    alone: Option<NodeId>,
+    models: Vec<(ModelId, Usd, Usd)>,
+}
+
+/// Nodes that are alike.
+#[derive(Debug, Default)]
+struct Pool {
+    members: Vec<NodeId>,
+    slots: u32,
+    busy: u32,
+    held: u32,
+    /// Slot seconds that were wanted and not worked off yet, at this time.
+    left_s: f64,
+    at: Time,
+    /// Dollars that a second of a slot usually saves.
+    saves: f64,
+}
+
+/// Every pool, by number and by kind. A number is never used again.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    by_kind: BTreeMap<Kind, u32>,
+    pools: BTreeMap<u32, Pool>,
+    last: u32,
+}
+
+/// A node's part in its pool.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part {
+    /// Its pool; 0 for none.
+    pub(super) pool: u32,
+    slots: u32,
+    busy: u32,
+}
+
+impl Pool {
+    const fn is_full(&self) -> bool {
+        self.busy + self.held >= self.slots
+    }
+
+    fn work(&mut self, now: Time) {
+        let passed = now.since(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        self.left_s = (self.left_s - passed * f64::from(self.slots)).max(0.0);
+    }
+
+    fn price(&self, now: Time) -> f64 {
+        let slots = f64::from(self.slots.max(1));
+        let passed = now.since(self.at).as_secs_f64();
+        let left_s = (self.left_s / slots - passed).clamp(0.0, MOST_LEFT_S);
+        self.saves * left_s / PRICED_S
+    }
+
+    fn scarcity(&self) -> f64 {
+        // What is left to spare once one more is taken.
+        let spare = f64::from(self.slots.saturating_sub(self.busy + self.held + 1));
+        let to_spare = (SPARE * f64::from(self.slots)).max(1.0);
+        (1.0 - spare / to_spare).max(0.0)
+    }
+}
+
+impl Pools {
+    /// What a node's pool says of it.
+    pub(super) fn outlook(&self, of_node: Outlook, part: Part, now: Time) -> Outlook {
+        let Some(pool) = self.pools.get(&part.pool) else {
+            return of_node;
+        };
+        Outlook {
+            pool: part.pool,
+            pool_nodes: u32::try_from(pool.members.len()).unwrap_or(u32::MAX),
+            pool_busy: if pool.is_full() { pool.busy } else { 0 },
+            held: pool.held,
+            slot_usd_s: pool.price(now) as f32,
+            scarcity: pool.scarcity() as f32,
+            ..of_node
+        }
+    }
+
+    fn join(&mut self, kind: Kind, node: &NodeId, (left_s, saves): (f64, f64), now: Time) -> u32 {
+        let number = *self.by_kind.entry(kind).or_insert_with(|| {
+            self.last = self.last.wrapping_add(1).max(1);
+            let pool = Pool {
+                left_s,
+                saves,
+                at: now,
+                ..Pool::default()
+            };
+            self.pools.insert(self.last, pool);
+            self.last
+        });
+        if let Some(pool) = self.pools.get_mut(&number) {
+            pool.members.push(node.clone());
+        }
+        number
+    }
+
+    pub(super) fn leave(&mut self, node: &NodeId, part: Part) {
+        let Some(pool) = self.pools.get_mut(&part.pool) else {
+            return;
+        };
+        pool.slots -= part.slots;
+        pool.busy -= part.busy;
+        pool.members.retain(|member| member != node);
+        if pool.members.is_empty() {
+            self.pools.remove(&part.pool);
+            self.by_kind.retain(|_, number| *number != part.pool);
+        }
+    }
+}
+
+impl Node {
+    /// Streams that fill it: as many as it has slots, and those that are on
+    /// their way while others end.
+    pub(super) fn takes(&self) -> u32 {
+        if self.slots == 0 || self.hold_ms <= 0.0 {
+            return self.slots;
+        }
+        let meanwhile = f64::from(self.slots) * f64::from(self.rtt_ms.max(0.0)) / self.hold_ms;
+        // No more than twice its slots, whatever was measured.
+        self.slots
+            .saturating_add((meanwhile + 0.5).min(f64::from(self.slots)) as u32)
+    }
+
+    fn counts(&self) -> (u32, u32) {
+        let takes = self.takes();
+        (takes, self.streams().min(takes))
+    }
+
+    /// Streams there, ours and others'.
+    pub(super) const fn streams(&self) -> u32 {
+        self.open.saturating_add(self.others)
+    }
+}
+
+fn kind(candidates: &[&CandidateState]) -> Option<Kind> {
+    let first = candidates.first()?;
+    let alone = first.owner.is_some() || first.transit.is_some();
+    let mut models: Vec<_> = candidates
+        .iter()
+        .map(|c| {
+            let model = &c.model;
+            (
+                model.id.clone(),
+                model.input_per_million,
+                model.output_per_million,
+            )
+        })
+        .collect();
+    models.sort();
+    Some(Kind {
+        tier: first.tier,
+        region: first.region.clone(),
+        alone: alone.then(|| first.node.clone()),
+        models,
+    })
+}
+
+impl Tracker {
+    /// Puts a node with known slots into the pool of those like it.
+    pub(super) fn pool(&mut self, name: &NodeId, now: Time) {
+        let Some(node) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let was = std::mem::take(&mut node.part);
+        // A node that changes its prices takes along what its pool's slots
+        // were worth.
+        let known = self.pools.pools.get(&was.pool);
+        let worth = known.map_or((0.0, 0.0), |pool| (pool.left_s, pool.saves));
+        self.pools.leave(name, was);
+        if node.slots > 0 {
+            let candidates = node.models.iter();
+            let candidates: Vec<_> = candidates
+                .filter_map(|model| self.snapshot.candidates.get(model.index))
+                .collect();
+            if let Some(kind) = kind(&candidates) {
+                node.part.pool = self.pools.join(kind, name, worth, now);
+            }
+        }
+        self.count(name, now);
+    }
+
+    /// A node's streams changed: in a large pool whoever is like it is told
+    /// when that was the last slot, or the first.
+    pub(super) fn count(&mut self, name: &NodeId, now: Time) {
+        let Some(node) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let (slots, busy) = node.counts();
+        let Some(pool) = self.pools.pools.get_mut(&node.part.pool) else {
+            return;
+        };
+        let was_full = pool.is_full();
+        pool.slots = pool.slots - node.part.slots + slots;
+        pool.busy = pool.busy - node.part.busy + busy;
+        (node.part.slots, node.part.busy) = (slots, busy);
+        if pool.is_full() != was_full || pool.members.len() <= TOLD_ALWAYS {
+            let number = node.part.pool;
+            self.tell_pool(number, now);
+        }
+    }
+
+    fn tell_pool(&mut self, number: u32, now: Time) {
+        let members = self.pools.pools.get(&number).map(|pool| &pool.members);
+        let some = members.into_iter().flatten().take(TOLD_AT_ONCE);
+        for member in some.cloned().collect::<Vec<_>>() {
+            self.refresh(&member, now);
+        }
+    }
+
+    /// A request that is decided for the first time would have this if slots
+    /// were free.
+    pub fn wanted(&mut self, wanted: &Wanted, now: Time) {
+        let candidate = self.snapshot.candidates.get(wanted.index);
+        let Some(number) = candidate.map(|candidate| candidate.outlook.pool) else {
+            return;
+        };
+        let Some(pool) = self.pools.pools.get_mut(&number) else {
+            return;
+        };
+        let hold_s = (wanted.hold_ms / 1e3).clamp(1e-3, 1e5);
+        let saves = wanted.saves.as_dollars() / hold_s;
+        if saves > 0.0 && pool.saves <= 0.0 {
+            pool.saves = saves;
+        } else if saves > 0.0 {
+            pool.saves *= libm::pow(saves / pool.saves, NEWEST);
+        }
+        pool.work(now);
+        let most = MOST_LEFT_S * f64::from(pool.slots.max(1));
+        pool.left_s = (pool.left_s + hold_s).min(most);
+    }
+
+    /// A request is held back for this pool.
+    pub fn hold(&mut self, pool: u32, now: Time) {
+        if let Some(known) = self.pools.pools.get_mut(&pool) {
+            known.held += 1;
+            self.tell_pool(pool, now);
+        }
+    }
+
+    /// It is no more.
+    pub fn unhold(&mut self, pool: u32, now: Time) {
+        if let Some(known) = self.pools.pools.get_mut(&pool) {
+            known.held = known.held.saturating_sub(1);
+            self.tell_pool(pool, now);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Tracker {
+    /// Every pool is the sum of its nodes, and nothing else is in it.
+    pub(crate) fn check_pools(&self) {
+        let mut sums: BTreeMap<u32, (u32, u32, usize)> = BTreeMap::new();
+        for node in self.nodes.values().filter(|node| node.part.pool != 0) {
+            assert_eq!((node.part.slots, node.part.busy), node.counts());
+            let sum = sums.entry(node.part.pool).or_default();
+            sum.0 += node.part.slots;
+            sum.1 += node.part.busy;
+            sum.2 += 1;
+        }
+        let pools = self.pools.pools.iter();
+        let pools = pools.map(|(number, p)| (*number, (p.slots, p.busy, p.members.len())));
+        assert_eq!(sums, pools.collect::<BTreeMap<_, _>>());
+        assert_eq!(self.pools.by_kind.len(), sums.len());
+        for pool in self.pools.pools.values() {
+            assert!(pool.price(Time::from_us(u64::MAX)).is_finite() && pool.left_s >= 0.0);
+        }
+    }
+}
