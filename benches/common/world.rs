@@ -90,7 +90,7 @@ impl World {
             prompt_tokens: None,
             answer: None,
             warm: &[],
-            hold: true,
+            hold: Some(u32::MAX),
             now: NOW,
             seed,
         }

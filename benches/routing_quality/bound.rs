@@ -9,7 +9,7 @@
 //! least, so the bound holds exactly, not only on a grid.
 //!
 //! How tight it is: [`Bound::reached`] is what a plain schedule made with the
-//! same knowledge keeps on the real slots.
+//! same knowledge keeps on the real slots, and `reached_usd` what that costs.
 
 use crate::fleet::Fleet;
 use crate::load::Job;
@@ -39,8 +39,10 @@ pub(crate) struct Bound {
     pub(crate) usd: f64,
     /// The answers in time of the cheapest such schedule, a share of all.
     pub(crate) served: f64,
-    /// The share that a real schedule with all knowledge keeps.
+    /// The share that a real schedule with all knowledge keeps, and what each
+    /// of those costs in it, in dollars.
     pub(crate) reached: f64,
+    pub(crate) reached_usd: f64,
 }
 
 /// Nodes of a kind; an owned node is a pool of its own.
@@ -96,11 +98,13 @@ impl Bound {
             .sum();
         // The least of costs and penalties, less the penalties in it.
         let usd = (total - dual.worth) - (total - dual.taken_worth);
+        let (reached, reached_usd) = problem.schedule(jobs, &dual.prices);
         Self {
             attainment,
             usd: usd.max(0.0),
             served: dual.taken / count,
-            reached: problem.schedule(jobs, &dual.prices) / count,
+            reached: reached / count,
+            reached_usd: reached_usd / reached.max(1.0),
         }
     }
 }

@@ -198,6 +198,7 @@ impl Setting {
                 ("total_usd", bound.usd),
                 ("served", bound.served),
                 ("reached_by_a_schedule", bound.reached),
+                ("cost_usd_of_that_schedule", bound.reached_usd * 1e3),
             ],
         );
         Ok(())

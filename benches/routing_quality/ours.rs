@@ -152,7 +152,7 @@ impl<'a> Ours<'a> {
 }
 
 impl Strategy for Ours<'_> {
-    fn pick(&mut self, ask: &Ask<'_>, _nodes: &[Known], hold: bool) -> Pick {
+    fn pick(&mut self, ask: &Ask<'_>, _nodes: &[Known], hold: Option<u32>) -> Pick {
         let user = &self.users[ask.user as usize];
         self.meta.user_id.clone_from(user);
         // The estimate of tokens is a third of the bytes and four.

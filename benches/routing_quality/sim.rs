@@ -321,7 +321,7 @@ impl<'a, S: Strategy> Sim<'a, S> {
         self.spent.joules += kind.joules_per_1k * f64::from(read + written) / 1e3;
     }
 
-    fn ask(&mut self, job: usize, may_hold: bool) -> Pick {
+    fn ask(&mut self, job: usize, hold: Option<u32>) -> Pick {
         let asked = &self.jobs[job];
         let fate = &self.fates[job];
         let ask = Ask {
@@ -338,8 +338,8 @@ impl<'a, S: Strategy> Sim<'a, S> {
             max_tokens: self.fleet.deadline.max_tokens,
             refused: &fate.refused_by,
         };
-        let may_hold = may_hold && fate.first.is_none();
-        let picked = self.strategy.pick(&ask, &self.known, may_hold);
+        let hold = hold.filter(|_| fate.first.is_none());
+        let picked = self.strategy.pick(&ask, &self.known, hold);
         if let Pick::Node(node) = picked {
             self.strategy.sent(&ask, node);
         }

@@ -54,8 +54,8 @@ pub(crate) enum Pick {
 
 /// Places requests and hears what becomes of them.
 pub(crate) trait Strategy {
-    /// `may_hold` says whether the request may be held back.
-    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], may_hold: bool) -> Pick;
+    /// With `hold` the request may be held back, behind so many at most.
+    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], hold: Option<u32>) -> Pick;
     /// It is held back for this pool.
     fn held(&mut self, _pool: u32, _now: Time) {}
     /// It is no more.
@@ -159,7 +159,7 @@ pub(crate) fn may(ask: &Ask<'_>, node: &Known) -> bool {
 }
 
 impl Strategy for Fixed {
-    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], _may_hold: bool) -> Pick {
+    fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], _hold: Option<u32>) -> Pick {
         self.choose(ask, nodes).map_or(Pick::Nobody, Pick::Node)
     }
 

@@ -182,7 +182,7 @@ pub(crate) struct Shared {
     shares: Shares,
     ledger: Arc<Ledger>,
     lobby: Lobby,
-    holding: Holding,
+    holding: Arc<Holding>,
     options: Options,
     keeps: Keeps,
 }
@@ -209,7 +209,7 @@ impl Dispatcher {
                 shares: Shares::default(),
                 ledger: Ledger::new(setup.options.budgets.clone()),
                 lobby: Lobby::default(),
-                holding: Holding::default(),
+                holding: Arc::default(),
                 options: setup.options,
                 keeps,
             }),
@@ -273,7 +273,12 @@ impl Infer for Dispatcher {
 
 impl Explain for Dispatcher {
     fn explain(&self, meta: &RequestMeta, context: &Context) -> Result<DecisionSummary, Refusal> {
-        let decided = Decided::new(&self.shared, meta, context.clone(), self.shared.holds())?;
+        let decided = Decided::new(
+            &self.shared,
+            meta,
+            context.clone(),
+            self.shared.may_hold(context),
+        )?;
         let own = &self.shared.own;
         let mut summary = decided.summary(meta, own, 0);
         let chances = chances(&decided.question(meta, own), &decided.snapshot);

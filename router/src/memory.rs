@@ -220,6 +220,14 @@ pub(crate) struct HeldBack {
     pool: u32,
 }
 
+impl std::fmt::Debug for HeldBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeldBack")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for HeldBack {
     fn drop(&mut self) {
         let mut inner = self.memory.lock();

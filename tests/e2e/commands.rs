@@ -241,7 +241,7 @@ fn recorded() -> String {
         prompt_tokens: None,
         answer: None,
         warm: &[],
-        hold: false,
+        hold: None,
         now: Time::from_us(1),
         seed: 1,
     };

@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 impl Problem {
     /// Jobs in the order they come take the way that costs least at the
     /// bound's prices and still begins in time on a slot that is really free;
-    /// how many there are.
-    pub(super) fn schedule(&self, jobs: &[Job], prices: &[Vec<f64>]) -> f64 {
+    /// how many there are, and what they cost.
+    pub(super) fn schedule(&self, jobs: &[Job], prices: &[Vec<f64>]) -> (f64, f64) {
         let mut free: Vec<BinaryHeap<Reverse<u64>>> = self
             .slots
             .iter()
@@ -18,7 +18,7 @@ impl Problem {
                 (0..least.max(0.0) as usize).map(|_| Reverse(0)).collect()
             })
             .collect();
-        let mut served = 0.0;
+        let (mut served, mut usd) = (0.0, 0.0);
         for (ways, _) in self.ways.iter().zip(jobs) {
             let begin = |way: &super::Way| {
                 let Reverse(at) = free[way.pool].peek()?;
@@ -37,8 +37,9 @@ impl Problem {
                 free[way.pool].pop();
                 free[way.pool].push(Reverse(start + way.took));
                 served += 1.0;
+                usd += way.usd;
             }
         }
-        served
+        (served, usd)
     }
 }

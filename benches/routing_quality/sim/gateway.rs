@@ -11,7 +11,7 @@ impl<S: Strategy> Sim<'_, S> {
         if self.fates[job].attempt >= MOST_TRIES {
             return self.give_up(job);
         }
-        match self.ask(job, true) {
+        match self.ask(job, Some(u32::MAX)) {
             Pick::Node(node) => self.send(job, node),
             Pick::Hold { pool, until } => self.hold(job, pool, until.as_us()),
             Pick::Nobody => self.give_up(job),

@@ -33,7 +33,7 @@ impl<S: Strategy> Sim<'_, S> {
             return;
         }
         self.let_go(job);
-        match self.ask(job, false) {
+        match self.ask(job, None) {
             Pick::Node(node) => self.send(job, node),
             Pick::Hold { .. } | Pick::Nobody => self.give_up(job),
         }
@@ -45,14 +45,15 @@ impl<S: Strategy> Sim<'_, S> {
         for pool in pools {
             let first = self.held.get(&pool).into_iter().flatten();
             let first: Vec<_> = first.take(CALLED).map(|(_, job)| *job).collect();
+            let mut before = 0;
             for job in first {
-                match self.ask(job, true) {
+                match self.ask(job, Some(before)) {
                     Pick::Node(node) => {
                         self.let_go(job);
                         self.send(job, node);
                     }
                     // Who is behind it may need less.
-                    Pick::Hold { .. } => {}
+                    Pick::Hold { .. } => before += 1,
                     Pick::Nobody => {
                         self.let_go(job);
                         self.give_up(job);

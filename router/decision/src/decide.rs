@@ -41,8 +41,10 @@ pub struct Question<'a> {
     pub answer: Option<Answer>,
     /// Who has how much of the prompt at hand, where that is known.
     pub warm: &'a [Warm],
-    /// Whether it may be held back until a slot comes free.
-    pub hold: bool,
+    /// It may be held back until a slot comes free, and then at most so many
+    /// are before it, whoever else is held: [`u32::MAX`] for one that comes
+    /// new. None where it may not.
+    pub hold: Option<u32>,
     /// When it is decided.
     pub now: Time,
     /// Breaks ties. Draw it per request: equal seeds pick equal nodes.
@@ -87,7 +89,9 @@ pub fn decide(question: &Question<'_>, snapshot: &Snapshot) -> Result<Plan, Box<
     let mut round = Round::new(question, snapshot, &limits);
     if snapshot.candidates.len() > ALL_UP_TO {
         round.look_at_some();
-        if round.on_time.is_empty() {
+        // Nobody waits while somebody who was not drawn has a slot free.
+        let first = round.on_time.first();
+        if first.is_none_or(|first| round.whole(first).estimate.held) {
             round = Round::new(question, snapshot, &limits);
             round.look_at_all();
         }
@@ -95,10 +99,10 @@ pub fn decide(question: &Question<'_>, snapshot: &Snapshot) -> Result<Plan, Box<
         round.look_at_all();
     }
     let plan = round.plan()?;
-    if plan.choices[0].estimate.held && plan.hold.is_none() {
-        // It cannot wait any longer: who would be waited for is no choice.
+    if plan.hold.is_none() && plan.choices.iter().any(|c| c.estimate.held) {
+        // It is not to wait: who would be waited for is no choice.
         let at_once = Question {
-            hold: false,
+            hold: None,
             ..*question
         };
         let wanted = plan.wanted;
@@ -253,18 +257,30 @@ impl<'a> Round<'a> {
         let first = choices.first().filter(|first| first.estimate.held)?;
         let at_once = choices.iter().find(|choice| !choice.estimate.held);
         let outlook = &first.candidate(self.snapshot).outlook;
-        let needs_ms = match at_once {
-            Some(choice) => choice.estimate.first_token_sure_ms,
-            None if outlook.pool_nodes > 1 => first.estimate.served_ms.1,
+        let estimate = match at_once {
+            Some(choice) => &choice.estimate,
+            None if outlook.pool_nodes > 1 => &first.estimate,
             None => return None,
         };
+        let first_token_ms = match at_once {
+            Some(_) => estimate.first_token_sure_ms,
+            None => estimate.served_ms.1,
+        };
+        let to_the_end_ms = estimate.total_ms - estimate.first_token_ms;
         let now = self.question.now;
         let deadline = self.limits.deadline;
+        let spare = |due: Time, needs_ms: f64| {
+            // A timer is late, and what is learnt meanwhile moves.
+            let needs_ms = needs_ms.clamp(0.0, 1e9) * 1.02 + 5.0;
+            due.since(now)
+                .checked_sub(Duration::from_secs_f64(needs_ms / 1e3))
+        };
         let due = deadline.first_token.unwrap_or(now + DEFAULT_TARGET);
-        let due = deadline.total.map_or(due, |total| due.min(total));
-        let needs = Duration::from_secs_f64(needs_ms.clamp(0.0, 1e9) / 1e3);
-        let spare = due.since(now).checked_sub(needs)?;
-        (spare > Duration::ZERO).then(|| now + spare)
+        let mut least = spare(due, first_token_ms)?;
+        if let Some(total) = deadline.total {
+            least = least.min(spare(total, first_token_ms + to_the_end_ms)?);
+        }
+        (least > Duration::ZERO).then(|| now + least)
     }
 
     /// What the ranking only kept the place of.

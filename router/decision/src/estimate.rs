@@ -70,7 +70,7 @@ impl Estimate {
         policy: &Policy,
         candidate: &CandidateState,
         now: Time,
-        (warm_tokens, may_be_held): (u32, bool),
+        (warm_tokens, hold): (u32, Option<u32>),
     ) -> Self {
         let state = &candidate.state;
         let measured = |speed: f32, otherwise: f64| match speed {
@@ -98,7 +98,8 @@ impl Estimate {
         // With a slot free at one of its like, that one is asked. For memory
         // one waits at the node: what comes free there bit by bit would else
         // be taken by others for ever.
-        let held = may_be_held && no_slot && outlook.pool_busy > 0;
+        let held = hold.is_some() && no_slot && outlook.pool_busy > 0;
+        let before = hold.filter(|_| held).map(|most| outlook.held.min(most));
         let served = if outlook.slots > 0 {
             Ahead::served(outlook, f64::from(cold) * 1e3 / prefill_tok_s)
         } else {
@@ -106,7 +107,7 @@ impl Estimate {
         };
         let age_us = candidate.age_us(now);
         let ahead = match is_full {
-            true => served.queued(outlook, held).doubted(age_us),
+            true => served.queued(outlook, before).doubted(age_us),
             false => served.doubted(age_us),
         };
         let first_token_ms = fixed_ms + ahead.mean;
@@ -248,11 +249,12 @@ impl Ahead {
     /// slots at `c` over the time one takes; whoever waits goes in first. Held
     /// back, it is the next but so many of the whole pool.
     #[inline]
-    fn queued(self, outlook: &Outlook, held: bool) -> Self {
+    fn queued(self, outlook: &Outlook, before: Option<u32>) -> Self {
         let own_variance = self.deviation * self.deviation;
-        if held {
-            let turns = f64::from(outlook.held) + 1.0;
-            let wait = f64::from(outlook.running_ms) * turns / f64::from(outlook.pool_busy);
+        let a_turn = f64::from(outlook.running_ms) / f64::from(outlook.pool_busy.max(1));
+        if let Some(before) = before {
+            let turns = f64::from(before) + 1.0;
+            let wait = a_turn * turns;
             return Self {
                 mean: wait + self.mean,
                 deviation: (wait * wait / turns + own_variance).sqrt(),
@@ -262,7 +264,13 @@ impl Ahead {
         let busy = outlook.open.clamp(1, outlook.slots.max(1));
         let per_slot = 1.0 / f64::from(busy);
         let first_free = f64::from(outlook.running_ms) * per_slot;
-        let queue = f64::from(outlook.waiting_ms) * per_slot;
+        // Those that are held back go in before whoever queues there, if the
+        // whole pool is full.
+        let line = match outlook.pool_busy {
+            0 => 0.0,
+            _ => a_turn * f64::from(outlook.held),
+        };
+        let queue = f64::from(outlook.waiting_ms) * per_slot + line;
         let waiting = f64::from(outlook.waiting.max(1));
         let variance = first_free * first_free
             + f64::from(outlook.spread) * queue * queue / waiting

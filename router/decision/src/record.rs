@@ -65,9 +65,9 @@ struct Decision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     without: Vec<usize>,
     warm: Vec<(usize, u32)>,
-    /// It could have been held back for a slot.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    hold: bool,
+    /// It could have been held back for a slot, behind at most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hold: Option<u32>,
     /// What came out: each choice's place, and its score's bits. Empty when
     /// nobody was left.
     choices: Vec<(usize, u64)>,

@@ -2,6 +2,7 @@
 //! the plan can be explained as the first was.
 
 use super::Shared;
+use super::holding::Turned;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
@@ -24,6 +25,8 @@ pub(crate) struct Decided {
     terms: Terms,
     /// How long it was held back for a slot.
     pub(crate) held: Option<Duration>,
+    /// Its turn, until it was asked for: meanwhile nobody else takes the slot.
+    pub(crate) turn: Option<Turned>,
     /// Where it is not a decision among all: what all were, and the places of
     /// those that were left out.
     pub(crate) among: Option<(Snapshot, Vec<usize>)>,
@@ -40,17 +43,17 @@ pub(crate) struct Terms {
     seed: u64,
     analysis: Option<Analysis>,
     /// It may be held back for a slot.
-    hold: bool,
+    hold: Option<u32>,
 }
 
 impl Decided {
-    /// A decision among all there are. `hold` says whether it may be that the
-    /// request is to be held back until a slot comes free.
+    /// A decision among all there are. With `hold` it may be that the request
+    /// is to be held back until a slot comes free, behind so many at most.
     pub(crate) fn new(
         shared: &Shared,
         meta: &RequestMeta,
         context: Context,
-        hold: bool,
+        hold: Option<u32>,
     ) -> Result<Self, Refusal> {
         Self::from(shared, meta, context, shared.fleet.snapshot(), hold)
     }
@@ -65,7 +68,7 @@ impl Decided {
         for candidate in &mut snapshot.candidates {
             candidate.credits_free = candidate.credits_free.max(1);
         }
-        Self::from(shared, meta, context, snapshot, false)
+        Self::from(shared, meta, context, snapshot, None)
     }
 
     fn from(
@@ -73,7 +76,7 @@ impl Decided {
         meta: &RequestMeta,
         mut context: Context,
         mut snapshot: Snapshot,
-        hold: bool,
+        hold: Option<u32>,
     ) -> Result<Self, Refusal> {
         let now = shared.clock.now();
         let own = &shared.own.node;
@@ -110,7 +113,7 @@ impl Decided {
         let terms = Terms {
             now: shared.clock.now(),
             warm: Vec::new(),
-            hold: false,
+            hold: None,
             ..self.terms
         };
         let asked = (meta, self.context.clone(), Arc::clone(&self.policy));
@@ -142,6 +145,7 @@ impl Decided {
             terms,
             context,
             held: None,
+            turn: None,
             among: None,
         })
     }
@@ -202,7 +206,7 @@ impl Terms {
             now,
             seed: lot(meta),
             analysis: memory.map(|memory| memory.analysis(meta)),
-            hold: false,
+            hold: None,
             warm: Vec::new(),
         }
     }

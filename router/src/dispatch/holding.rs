@@ -5,11 +5,12 @@
 
 use super::Shared;
 use super::decided::Decided;
+use crate::memory::HeldBack;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tiermesh_core::{Refusal, RequestMeta, Time};
+use tiermesh_core::{Context, Refusal, RequestMeta, Time};
 use tokio::sync::Notify;
 
 /// A slot may come free without a stream of ours ending, so those in front
@@ -35,9 +36,18 @@ struct Pools {
     next: u64,
 }
 
+/// A request whose turn came: until this is dropped, the next in line is not
+/// called.
+#[derive(Debug)]
+pub(crate) struct Turned {
+    _held: HeldBack,
+    _place: Place,
+}
+
 /// A place in the line; dropping it gives it up.
-struct Place<'a> {
-    holding: &'a Holding,
+#[derive(Debug)]
+struct Place {
+    holding: Arc<Holding>,
     pool: u32,
     turn: Turn,
     called: Arc<Notify>,
@@ -61,7 +71,12 @@ impl Holding {
     }
 
     /// A place in the line, unless that is full.
-    fn join(&self, pool: u32, (priority, until): (u8, Time), most: usize) -> Option<Place<'_>> {
+    fn join(
+        self: &Arc<Self>,
+        pool: u32,
+        (priority, until): (u8, Time),
+        most: usize,
+    ) -> Option<Place> {
         let mut pools = self.pools();
         let number = pools.next;
         let line = pools.waiting.entry(pool).or_default();
@@ -73,7 +88,7 @@ impl Holding {
         line.insert(turn, Arc::clone(&called));
         pools.next += 1;
         Some(Place {
-            holding: self,
+            holding: Arc::clone(self),
             pool,
             turn,
             called,
@@ -81,12 +96,12 @@ impl Holding {
     }
 }
 
-impl Place<'_> {
-    /// How many are in front, as far as that matters.
+impl Place {
+    /// How many are in front.
     fn ahead(&self) -> usize {
         let pools = self.holding.pools();
         let line = pools.waiting.get(&self.pool);
-        line.map_or(0, |line| line.range(..self.turn).take(IN_FRONT).count())
+        line.map_or(0, |line| line.range(..self.turn).count())
     }
 
     /// The slot is not for this one: the next in line may take it.
@@ -103,7 +118,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut pools = self.holding.pools();
         let Some(line) = pools.waiting.get_mut(&self.pool) else {
@@ -120,9 +135,13 @@ impl Drop for Place<'_> {
 }
 
 impl Shared {
-    /// Whether requests are held back at all: only what learns knows of slots.
-    pub(crate) fn holds(&self) -> bool {
-        self.keeps.memory.is_some() && self.options.hold_most > 0
+    /// Whether a request that comes now may be held back: only what learns
+    /// knows of slots, and an answer that has begun goes on at once.
+    pub(crate) fn may_hold(&self, context: &Context) -> Option<u32> {
+        let said = &context.continuation;
+        let fresh = said.is_empty() && said.speaker.is_none();
+        let may = fresh && self.keeps.memory.is_some() && self.options.hold_most > 0;
+        may.then_some(u32::MAX)
     }
 
     /// Tells the memory whom a request would go to if slots were free, which
@@ -152,7 +171,7 @@ impl Shared {
         let place = self.holding.join(pool, urgency, self.options.hold_most);
         let memory = self.keeps.memory.as_ref();
         let (Some(place), Some(memory)) = (place, memory) else {
-            return Decided::new(self, meta, context, false);
+            return Decided::new(self, meta, context, None);
         };
         let held = memory.hold(pool, arrived);
         let over = tokio::time::Instant::now() + until.since(self.clock.now());
@@ -164,7 +183,9 @@ impl Shared {
             };
             let waited = tokio::time::timeout_at(look, place.called.notified()).await;
             let may_wait = tokio::time::Instant::now() < over;
-            let decided = Decided::new(self, meta, context.clone(), may_wait)?;
+            let ahead = place.ahead();
+            let before = may_wait.then(|| u32::try_from(ahead).unwrap_or(u32::MAX));
+            let decided = Decided::new(self, meta, context.clone(), before)?;
             if decided.plan.hold.is_none() {
                 break decided;
             }
@@ -172,8 +193,10 @@ impl Shared {
                 place.pass_on();
             }
         };
-        drop(held);
-        drop(place);
+        decided.turn = Some(Turned {
+            _held: held,
+            _place: place,
+        });
         decided.held = Some(decided.at.since(arrived));
         // It came when it came.
         decided.at = arrived;
@@ -191,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_line_is_bounded_and_goes_by_urgency_and_then_by_time() {
-        let holding = Holding::default();
+        let holding = Arc::<Holding>::default();
         let late = holding.join(1, (0, at(20)), 3).unwrap();
         let soon = holding.join(1, (0, at(10)), 3).unwrap();
         let urgent = holding.join(1, (5, at(30)), 3).unwrap();
@@ -204,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slot_goes_to_the_first_and_on_to_the_next() {
-        let holding = Holding::default();
+        let holding = Arc::<Holding>::default();
         let first = holding.join(1, (0, at(10)), 8).unwrap();
         let second = holding.join(1, (0, at(20)), 8).unwrap();
         holding.freed(2);

@@ -177,15 +177,9 @@ impl Shared {
         meta: &RequestMeta,
         context: Context,
     ) -> Result<Decided, Refusal> {
-        let decided = match Decided::new(self, meta, context.clone(), self.holds()) {
-            Ok(decided) => {
-                self.want(&decided);
-                match decided.plan.hold {
-                    Some(_) => self.hold(meta, decided).await,
-                    None => Ok(decided),
-                }
-            }
-            Err(refusal) => Err(refusal),
+        let decided = match Decided::new(self, meta, context.clone(), self.may_hold(&context)) {
+            Ok(decided) if decided.plan.hold.is_some() => self.hold(meta, decided).await,
+            decided => decided,
         };
         let none = match decided {
             Ok(decided) => {
@@ -227,7 +221,7 @@ impl Shared {
                 return Err(shed(tier, "gave way to somebody more urgent", wait));
             }
             if ticket.is_first() {
-                match Decided::new(self, meta, context.clone(), false) {
+                match Decided::new(self, meta, context.clone(), None) {
                     Ok(mut decided) => {
                         // It came when it came.
                         decided.at = arrived;

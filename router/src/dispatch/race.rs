@@ -54,7 +54,8 @@ impl Hedge {
         let (Some(first), Some(second)) = (decided.choice(0), second) else {
             return Self::No;
         };
-        let left = decided.context.deadline.first_token_remaining(decided.at);
+        let now = shared.clock.now();
+        let left = decided.context.deadline.first_token_remaining(now);
         let meets = |p99_ms: f64| {
             let p99 = Duration::try_from_secs_f64(p99_ms / 1e3);
             matches!((left, p99), (Some(left), Ok(p99)) if p99 <= left)

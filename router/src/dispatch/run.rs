@@ -77,8 +77,9 @@ impl Run {
     pub(crate) async fn start(
         shared: Arc<Shared>,
         request: Arc<Sealed<Request>>,
-        decided: Decided,
+        mut decided: Decided,
     ) -> Result<EventStream, Refusal> {
+        let turn = decided.turn.take();
         let strictest = decided.limits.privacy;
         let request = if strictest == request.meta().privacy {
             request
@@ -92,8 +93,10 @@ impl Run {
             shared.shares.earn(&decided.policy.name, hedge.max_share);
         }
         let now = shared.clock.now();
+        let booking = bill::open(&shared, request.meta(), &decided, now)?;
+        shared.want(&decided);
         let mut run = Self {
-            booking: bill::open(&shared, request.meta(), &decided, now)?,
+            booking,
             hedge: Hedge::of(&shared, &decided),
             said: Said::before(&decided.context),
             first: Arc::new(decided),
@@ -116,6 +119,7 @@ impl Run {
             told: false,
         };
         run.begin().await?;
+        drop(turn);
         while !run.opened {
             run.turn().await?;
         }

@@ -27,7 +27,7 @@ fn made(n: u64) -> Made {
         prompt_tokens: None,
         answer: None,
         warm: &[],
-        hold: false,
+        hold: None,
         now: Time::from_us(n),
         seed: n,
     };

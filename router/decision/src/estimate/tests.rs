@@ -21,7 +21,7 @@ fn busy(open: u32, waiting: u32) -> CandidateState {
 fn of(candidate: &CandidateState, warm: u32) -> Estimate {
     let policy = policy("interactive");
     let limits = Limits::of(&meta(|_| {}), &Context::default(), &policy, NOW);
-    Estimate::of(&limits, &policy, candidate, NOW, (warm, true))
+    Estimate::of(&limits, &policy, candidate, NOW, (warm, Some(u32::MAX)))
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn case() -> Case {
 }
 
 fn plan(tracker: &Tracker, now: Time, hold: bool) -> Plan {
+    let hold = hold.then_some(u32::MAX);
     let case = case();
     let question = Question {
         now,
@@ -353,7 +354,7 @@ fn plan_of(tracker: &Tracker, index: usize, now: Time) -> Opened {
     let candidate = &tracker.snapshot().candidates[index];
     Opened {
         index,
-        estimate: crate::Estimate::of(&limits, &case.policy, candidate, now, (0, true)),
+        estimate: crate::Estimate::of(&limits, &case.policy, candidate, now, (0, Some(u32::MAX))),
         cold_tokens: 20,
         likely_tokens: 64,
     }

@@ -74,7 +74,7 @@ fn estimate(tracker: &Tracker, now: Time) -> Estimate {
         &case.policy,
         &first(tracker),
         now,
-        (0, true),
+        (0, Some(u32::MAX)),
     )
 }
 
@@ -273,7 +273,7 @@ fn what_is_learnt_of_prompts_moves_no_limit() {
             &case.policy,
             candidate,
             NOW,
-            (0, true),
+            (0, Some(u32::MAX)),
         )
     };
     let (asked, learnt) = (of(&case.question()), of(&few));
@@ -367,7 +367,7 @@ fn a_node_that_failed_a_stream_is_suspected_until_it_reports() {
         &case.policy,
         &tracker.snapshot().candidates[0],
         NOW,
-        (0, true),
+        (0, Some(u32::MAX)),
     );
     let opened = Opened {
         index: place,

@@ -113,7 +113,7 @@ impl Case {
             prompt_tokens: None,
             answer: None,
             warm: &[],
-            hold: true,
+            hold: Some(u32::MAX),
             now: NOW,
             seed: self.seed,
         }

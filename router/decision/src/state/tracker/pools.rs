@@ -19,6 +19,11 @@ use tiermesh_core::{CandidateState, ModelId, NodeId, Outlook, Region, Tier, Time
 const PRICED_S: f64 = 30.0;
 /// No more is left over than this many seconds of work.
 const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
+/// No request is taken to want a slot for longer: what its client allows may
+/// be far beyond what it will take.
+const MOST_WANTED_S: f64 = 4.0 * PRICED_S;
+/// More than anybody pays for a second of a slot, in dollars.
+const MOST_USD_S: f64 = 1.0;
 /// Weight of the newest saving in the usual one.
 const NEWEST: f64 = 0.01;
 /// With this share of its slots to spare, a pool's are not scarce.
@@ -85,7 +90,7 @@ impl Pool {
         let slots = f64::from(self.slots.max(1));
         let passed = now.since(self.at).as_secs_f64();
         let left_s = (self.left_s / slots - passed).clamp(0.0, MOST_LEFT_S);
-        self.saves * left_s / PRICED_S
+        (self.saves * left_s / PRICED_S).min(MOST_USD_S)
     }
 
     fn scarcity(&self) -> f64 {
@@ -254,7 +259,7 @@ impl Tracker {
         let Some(pool) = self.pools.pools.get_mut(&number) else {
             return;
         };
-        let hold_s = (wanted.hold_ms / 1e3).clamp(1e-3, 1e5);
+        let hold_s = (wanted.hold_ms / 1e3).clamp(1e-3, MOST_WANTED_S);
         let saves = wanted.saves.as_dollars() / hold_s;
         if saves > 0.0 && pool.saves <= 0.0 {
             pool.saves = saves;
