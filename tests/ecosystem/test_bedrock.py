@@ -66,9 +66,14 @@ def test_converse_stream_has_bedrocks_order_of_events(bedrock, model):
 
 def test_an_answer_arrives_in_pieces(bedrock, model):
     # Tokens are batched for a reader slower than the model, so one answer may
-    # come in one piece; not all of them.
-    counts = [len(streamed(bedrock, modelId=model, **ask(title))[1]) for title in TITLES]
-    assert max(counts) > 1, counts
+    # come in one piece; not all of them, however busy the machine is.
+    seen = []
+    for _ in range(10):
+        counts = [len(streamed(bedrock, modelId=model, **ask(title))[1]) for title in TITLES]
+        if max(counts) > 1:
+            return
+        seen.append(counts)
+    pytest.fail(f"every answer came in one piece: {seen}")
 
 
 def test_the_meshs_own_fields_travel_in_request_metadata(bedrock):
