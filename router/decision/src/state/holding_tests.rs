@@ -2,12 +2,12 @@
 //! back for one.
 
 use super::*;
-use crate::tests::world::{Case, NOW, meta, offer};
+use crate::tests::world::{self, Case, NOW, meta, offer};
 use crate::{Plan, Policies, Question, Wanted, decide};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CapacityReport, Destination, ModelState, NodeId, Tier, Time, Usd};
+use tiermesh_core::{CapacityReport, Destination, NodeId, Tier, Time, Usd};
 
 const POLICY: &str = r#"
 default = "cheap"
@@ -27,24 +27,10 @@ fn at(ms: u64) -> Time {
 }
 
 fn report(sequence: u64, slots: u32) -> CapacityReport {
-    CapacityReport {
-        sequence,
-        credits: 64,
-        slots,
-        lease: Duration::from_secs(5),
-        active: 0,
-        queued: 0,
-        load: 0.0,
-        battery_percent: None,
-        engine: Default::default(),
-        models: vec![ModelState {
-            prefill_tok_s: 2_000.0,
-            decode_tok_s: 50.0,
-            first_token_ms: 20.0,
-            first_token_p99_ms: 40.0,
-            ..ModelState::default()
-        }],
-    }
+    let mut report = world::report(sequence, (20.0, 40.0));
+    (report.credits, report.slots) = (64, slots);
+    report.models[0].prefill_tok_s = 2_000.0;
+    report
 }
 
 fn join(tracker: &mut Tracker, name: &str, tier: Tier, slots: u32, usd: f64) {

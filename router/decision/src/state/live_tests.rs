@@ -1,11 +1,11 @@
 //! Nodes that report and do not tell their slots, as live ones are.
 
 use super::*;
-use crate::tests::world::{Case, NOW, meta, offer, policy};
+use crate::tests::world::{self, Case, NOW, meta, offer, policy};
 use crate::{Estimate, Limits, Question};
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CandidateState, CapacityReport, Destination, ModelState, NodeId, Tier, Time};
+use tiermesh_core::{CandidateState, CapacityReport, Destination, NodeId, Tier, Time};
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -29,22 +29,9 @@ fn joined(name: &str) -> Joined {
 
 fn report(sequence: u64, load: f32) -> CapacityReport {
     CapacityReport {
-        sequence,
-        credits: 8,
-        slots: 0,
-        lease: Duration::from_secs(2),
         active: if load > 0.0 { 4 } else { 0 },
-        queued: 0,
         load,
-        battery_percent: None,
-        engine: Default::default(),
-        models: vec![ModelState {
-            prefill_tok_s: 1_000.0,
-            decode_tok_s: 50.0,
-            first_token_ms: 100.0,
-            first_token_p99_ms: 150.0,
-            ..ModelState::default()
-        }],
+        ..world::report(sequence, (100.0, 150.0))
     }
 }
 

@@ -1,9 +1,9 @@
 use super::*;
 use crate::Estimate;
-use crate::tests::world::{NOW, meta, offer};
+use crate::tests::world::{self, NOW, meta, offer};
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{CapacityReport, Destination, ModelState, NodeId, Tier, Time, Usd};
+use tiermesh_core::{CapacityReport, Destination, NodeId, Tier, Time, Usd};
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -26,24 +26,7 @@ fn joined(name: &str, slots: u32) -> Joined {
 }
 
 fn report(sequence: u64) -> CapacityReport {
-    CapacityReport {
-        sequence,
-        credits: 8,
-        slots: 0,
-        lease: Duration::from_secs(2),
-        active: 0,
-        queued: 0,
-        load: 0.0,
-        battery_percent: None,
-        engine: Default::default(),
-        models: vec![ModelState {
-            prefill_tok_s: 1_000.0,
-            decode_tok_s: 50.0,
-            first_token_ms: 12.0,
-            first_token_p99_ms: 20.0,
-            ..ModelState::default()
-        }],
-    }
+    world::report(sequence, (12.0, 20.0))
 }
 
 fn tracker(names: &[&str]) -> Tracker {

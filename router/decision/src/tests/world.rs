@@ -4,8 +4,9 @@ use crate::{NoCandidate, Plan, Policies, Policy, Question, decide};
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{
-    BreakerState, CandidateState, Content, Context, ModelId, ModelOffer, ModelState, NodeId,
-    Outlook, PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time, Usd, UserId,
+    BreakerState, CandidateState, CapacityReport, Content, Context, ModelId, ModelOffer,
+    ModelState, NodeId, Outlook, PolicyName, RawRequest, RequestMeta, Snapshot, Task, Tier, Time,
+    Usd, UserId,
 };
 
 pub(crate) const NOW: Time = Time::from_us(5_000_000);
@@ -126,5 +127,28 @@ impl Case {
     pub(crate) fn tier(&self, snapshot: &Snapshot) -> Tier {
         let plan = self.decide(snapshot).unwrap();
         plan.choices[0].candidate(snapshot).tier
+    }
+}
+
+/// An idle node's report of one model whose short prompts take so long, and at
+/// most so long.
+pub(crate) fn report(sequence: u64, (usual_ms, p99_ms): (f32, f32)) -> CapacityReport {
+    CapacityReport {
+        sequence,
+        credits: 8,
+        slots: 0,
+        lease: Duration::from_secs(2),
+        active: 0,
+        queued: 0,
+        load: 0.0,
+        battery_percent: None,
+        engine: Default::default(),
+        models: vec![ModelState {
+            prefill_tok_s: 1_000.0,
+            decode_tok_s: 50.0,
+            first_token_ms: usual_ms,
+            first_token_p99_ms: p99_ms,
+            ..ModelState::default()
+        }],
     }
 }
