@@ -43,7 +43,7 @@ pub(crate) struct Ours<'a> {
     /// Who was decided before.
     seen: BTreeSet<usize>,
     /// What is under way, to learn how long its answer was.
-    asked: BTreeMap<usize, RequestMeta>,
+    asked: BTreeMap<usize, (RequestMeta, Vec<u64>)>,
     log: Option<(Recorder, BufWriter<File>)>,
 }
 
@@ -167,7 +167,9 @@ impl Strategy for Ours<'_> {
             ..Context::default()
         };
         self.tracker.warm(ask.blocks, BLOCK_TOKENS, &mut self.warm);
-        let answer = self.lengths.expect(&self.meta);
+        let answer = self
+            .lengths
+            .expect(&self.meta, Lengths::beginnings(ask.blocks).copied());
         let snapshot = self.tracker.snapshot();
         let question = Question {
             meta: &self.meta,
@@ -235,7 +237,8 @@ impl Strategy for Ours<'_> {
             cold_tokens,
             likely_tokens,
         };
-        self.asked.insert(ask.id, self.meta.clone());
+        let beginnings = Lengths::beginnings(ask.blocks).copied().collect();
+        self.asked.insert(ask.id, (self.meta.clone(), beginnings));
         let prompt = (ask.blocks, BLOCK_TOKENS);
         self.tracker
             .opened(StreamId(ask.id as u64), &opened, prompt, ask.now);
@@ -247,8 +250,8 @@ impl Strategy for Ours<'_> {
 
     fn closed(&mut self, job: usize, written: Option<u32>, now: Time) {
         self.tracker.closed(StreamId(job as u64), written, now);
-        if let (Some(meta), Some(tokens)) = (self.asked.remove(&job), written) {
-            self.lengths.record(&meta, tokens);
+        if let (Some((meta, beginnings)), Some(tokens)) = (self.asked.remove(&job), written) {
+            self.lengths.record(&meta, beginnings.into_iter(), tokens);
         }
     }
 

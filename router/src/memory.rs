@@ -57,16 +57,24 @@ impl Memory {
         })
     }
 
-    /// What the beginnings of a request's prompt are known by: a customer's own
+    /// What a beginning of a request's prompt is known by: a customer's own
     /// are told apart from everybody else's, or where somebody's prompt goes
-    /// would tell others what was asked.
-    fn beginnings(&self, meta: &RequestMeta, context: &Context) -> Vec<u64> {
+    /// and how long it is expected to take would tell others what was asked.
+    fn known_by<'a>(
+        &'a self,
+        meta: &'a RequestMeta,
+        context: &'a Context,
+    ) -> impl Fn(&u64) -> u64 + 'a {
         let whose = match &context.account.tenant {
             Some(tenant) => (true, tenant.as_str()),
             None => (false, meta.user_id.as_str()),
         };
-        let known = |digest: &u64| self.secret.hash_one((digest, whose));
-        meta.prefix.iter().map(known).collect()
+        move |digest| self.secret.hash_one((digest, whose))
+    }
+
+    fn beginnings(&self, meta: &RequestMeta, context: &Context) -> Vec<u64> {
+        let known_by = self.known_by(meta, context);
+        meta.prefix.iter().map(known_by).collect()
     }
 
     /// Every candidate as it is known now.
@@ -101,9 +109,12 @@ impl Memory {
     }
 
     /// What is expected of a request before anybody is chosen.
-    pub(crate) fn analysis(&self, meta: &RequestMeta) -> Analysis {
+    pub(crate) fn analysis(&self, meta: &RequestMeta, context: &Context) -> Analysis {
+        let known_by = self.known_by(meta, context);
+        let beginnings = Lengths::beginnings(&meta.prefix).map(known_by);
         let inner = self.lock();
-        Analysis::of(meta, &*self.estimator, (&inner.lengths, &inner.prompts))
+        let learnt = (&inner.lengths, &inner.prompts);
+        Analysis::of(meta, &*self.estimator, beginnings, learnt)
     }
 
     /// Which candidates of a snapshot have how much of a prompt at hand.
@@ -147,10 +158,18 @@ impl Memory {
 
     /// A whole answer came from this model: `alone` says that nobody else had
     /// a part in it.
-    pub(crate) fn answered(&self, meta: &RequestMeta, model: &ModelId, alone: bool, done: &Done) {
+    pub(crate) fn answered(
+        &self,
+        (meta, context): (&RequestMeta, &Context),
+        model: &ModelId,
+        alone: bool,
+        done: &Done,
+    ) {
+        let known_by = self.known_by(meta, context);
+        let beginnings = Lengths::beginnings(&meta.prefix).map(known_by);
         let mut inner = self.lock();
         let tokens = u32::try_from(done.usage.output_tokens).unwrap_or(u32::MAX);
-        inner.lengths.record(meta, tokens);
+        inner.lengths.record(meta, beginnings, tokens);
         if alone {
             inner.prompts.record(meta, model, done.usage.input_tokens);
         }

@@ -26,6 +26,10 @@ pub(super) fn capacity(
                     }
                 }
                 Happens::Stall(nodes, us) if nodes.contains(node) => away.push((*at, at + us)),
+                Happens::Unload(nodes) if nodes.contains(node) => {
+                    let load_us = fleet.kinds[pool.kind].load_ms * 1e3;
+                    away.push((*at, at + load_us as u64));
+                }
                 _ => {}
             }
         }

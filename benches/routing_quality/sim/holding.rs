@@ -5,7 +5,7 @@ use crate::strategy::{Pick, Strategy};
 use tiermesh_core::Time;
 
 /// So many of a pool's are looked at when a slot comes free.
-const CALLED: usize = 8;
+const CALLED: usize = 4;
 
 impl<S: Strategy> Sim<'_, S> {
     pub(super) fn hold(&mut self, job: usize, pool: u32, until: u64) {
@@ -51,6 +51,10 @@ impl<S: Strategy> Sim<'_, S> {
                     Pick::Node(node) => {
                         self.let_go(job);
                         self.send(job, node);
+                    }
+                    Pick::Hold { pool: other, until } if other != pool => {
+                        self.let_go(job);
+                        self.hold(job, other, until.as_us());
                     }
                     // Who is behind it may need less.
                     Pick::Hold { .. } => before += 1,

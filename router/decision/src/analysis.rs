@@ -40,11 +40,13 @@ impl Estimator for PromptLength {
 }
 
 impl Analysis {
-    /// The analysis of a request with what was learnt of such answers.
+    /// The analysis of a request with what was learnt of such answers, and of
+    /// those to prompts with such [`beginnings`](Lengths::beginnings).
     #[must_use]
     pub fn of(
         meta: &RequestMeta,
         estimator: &dyn Estimator,
+        beginnings: impl Iterator<Item = u64>,
         (lengths, prompts): (&Lengths, &Prompts),
     ) -> Self {
         let complexity = estimator.complexity(meta);
@@ -55,7 +57,7 @@ impl Analysis {
                 complexity.clamp(0.0, 1.0)
             },
             prompt_tokens: prompts.expect(meta),
-            answer: lengths.expect(meta),
+            answer: lengths.expect(meta, beginnings),
         }
     }
 }
@@ -80,12 +82,12 @@ mod tests {
         let of = |bytes: usize| {
             let mut meta = meta(|_| {});
             meta.content_bytes = bytes;
-            Analysis::of(&meta, &PromptLength, learnt).complexity
+            Analysis::of(&meta, &PromptLength, std::iter::empty(), learnt).complexity
         };
         assert!(of(0) == 0.0 && of(100) < of(2_000) && of(2_000) < of(usize::MAX / 4));
         assert!(of(usize::MAX / 4) <= 1.0);
         for (odd, kept) in [(f64::NAN, 0.5), (f64::INFINITY, 1.0), (-3.0, 0.0)] {
-            let analysis = Analysis::of(&meta(|_| {}), &Odd(odd), learnt);
+            let analysis = Analysis::of(&meta(|_| {}), &Odd(odd), std::iter::empty(), learnt);
             assert_eq!((analysis.complexity, analysis.answer), (kept, None));
         }
     }

@@ -94,7 +94,7 @@ impl Decided {
         shared.breakers.merge(&mut snapshot, now);
         let terms = Terms {
             hold,
-            ..Terms::of(shared, meta, now)
+            ..Terms::of(shared, (meta, &context), now)
         };
         Self::within(shared, (meta, context, policy), snapshot, terms)
     }
@@ -200,12 +200,16 @@ impl Decided {
 }
 
 impl Terms {
-    pub(crate) fn of(shared: &Shared, meta: &RequestMeta, now: Time) -> Self {
+    pub(crate) fn of(
+        shared: &Shared,
+        (meta, context): (&RequestMeta, &Context),
+        now: Time,
+    ) -> Self {
         let memory = shared.keeps.memory.as_ref();
         Self {
             now,
             seed: lot(meta),
-            analysis: memory.map(|memory| memory.analysis(meta)),
+            analysis: memory.map(|memory| memory.analysis(meta, context)),
             hold: None,
             warm: Vec::new(),
         }

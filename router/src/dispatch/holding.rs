@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(25);
 /// what this one does not have.
 const IN_FRONT: usize = 4;
 
-/// Who goes first: the most urgent, then whose time is up first, then who came
-/// first.
+/// Who goes first: the most urgent, then whose first token is due first, then
+/// who came first.
 type Turn = (Reverse<u8>, Time, u64);
 
 /// Who is held back, by the pool they wait for.
@@ -74,7 +74,7 @@ impl Holding {
     fn join(
         self: &Arc<Self>,
         pool: u32,
-        (priority, until): (u8, Time),
+        (priority, due): (u8, Time),
         most: usize,
     ) -> Option<Place> {
         let mut pools = self.pools();
@@ -83,7 +83,7 @@ impl Holding {
         if line.len() >= most {
             return None;
         }
-        let turn = (Reverse(priority), until, number);
+        let turn = (Reverse(priority), due, number);
         let called = Arc::<Notify>::default();
         line.insert(turn, Arc::clone(&called));
         pools.next += 1;
@@ -159,48 +159,79 @@ impl Shared {
 
     /// Waits until somebody like the first choice has a slot free, and decides
     /// anew; at the latest when there is just time for whoever else would do.
+    /// Where that makes it somebody else's line, it goes over there.
     pub(crate) async fn hold(
         &self,
         meta: &RequestMeta,
         decided: Decided,
     ) -> Result<Decided, Refusal> {
         let (arrived, context) = (decided.at, decided.context.clone());
-        let pool = decided.candidate(0).outlook.pool;
-        let until = decided.plan.hold.unwrap_or(arrived);
-        let urgency = (context.priority, until);
-        let place = self.holding.join(pool, urgency, self.options.hold_most);
-        let memory = self.keeps.memory.as_ref();
-        let (Some(place), Some(memory)) = (place, memory) else {
+        let Some(mut waiting) = self.wait(&decided) else {
             return Decided::new(self, meta, context, None);
         };
-        let held = memory.hold(pool, arrived);
-        let over = tokio::time::Instant::now() + until.since(self.clock.now());
         let mut decided = loop {
-            let ahead = place.ahead();
-            let look = match ahead < IN_FRONT {
-                true => (tokio::time::Instant::now() + LOOK).min(over),
-                false => over,
-            };
-            let waited = tokio::time::timeout_at(look, place.called.notified()).await;
-            let may_wait = tokio::time::Instant::now() < over;
-            let ahead = place.ahead();
-            let before = may_wait.then(|| u32::try_from(ahead).unwrap_or(u32::MAX));
+            let waited = waiting.look().await;
+            let ahead = waiting.place.ahead();
+            let before = u32::try_from(ahead).unwrap_or(u32::MAX);
+            let before = (!waiting.is_over()).then_some(before);
             let decided = Decided::new(self, meta, context.clone(), before)?;
             if decided.plan.hold.is_none() {
                 break decided;
             }
-            if waited.is_ok() && ahead + 1 < IN_FRONT {
-                place.pass_on();
+            let elsewhere = decided.candidate(0).outlook.pool != waiting.place.pool;
+            if let Some(other) = elsewhere.then(|| self.wait(&decided)).flatten() {
+                waiting = other;
+            } else if waited && ahead + 1 < IN_FRONT {
+                waiting.place.pass_on();
             }
         };
-        decided.turn = Some(Turned {
-            _held: held,
-            _place: place,
-        });
+        decided.turn = Some(waiting.turned());
         decided.held = Some(decided.at.since(arrived));
         // It came when it came.
         decided.at = arrived;
         Ok(decided)
+    }
+
+    /// Joins the line of the first choice's pool, unless that is full.
+    fn wait(&self, decided: &Decided) -> Option<Waiting> {
+        let (context, until) = (&decided.context, decided.plan.hold?);
+        let due = context.deadline.first_token.unwrap_or(until);
+        let pool = decided.candidate(0).outlook.pool;
+        let urgency = (context.priority, due);
+        let place = self.holding.join(pool, urgency, self.options.hold_most)?;
+        let held = self.keeps.memory.as_ref()?.hold(pool, decided.at);
+        let over = tokio::time::Instant::now() + until.since(self.clock.now());
+        Some(Waiting { held, place, over })
+    }
+}
+
+/// A request in a line, and when it has waited for as long as it can.
+struct Waiting {
+    held: HeldBack,
+    place: Place,
+    over: tokio::time::Instant,
+}
+
+impl Waiting {
+    /// Waits until it is worth deciding anew; whether it was called.
+    async fn look(&self) -> bool {
+        let look = match self.place.ahead() < IN_FRONT {
+            true => (tokio::time::Instant::now() + LOOK).min(self.over),
+            false => self.over,
+        };
+        let called = self.place.called.notified();
+        tokio::time::timeout_at(look, called).await.is_ok()
+    }
+
+    fn is_over(&self) -> bool {
+        tokio::time::Instant::now() >= self.over
+    }
+
+    fn turned(self) -> Turned {
+        Turned {
+            _held: self.held,
+            _place: self.place,
+        }
     }
 }
 

@@ -59,7 +59,8 @@ impl Run {
         if let Some(memory) = &self.shared.keeps.memory {
             let alone = attempt.kind.is_none() && self.earlier.is_empty() && !attempt.deeper;
             let model = &attempt.asked().model.id;
-            memory.answered(self.request.meta(), model, alone, done);
+            let asked = (self.request.meta(), &self.first.context);
+            memory.answered(asked, model, alone, done);
         }
     }
 
@@ -133,7 +134,7 @@ impl Shared {
         context.deadline = Limits::of(meta, &context, policy, now).deadline;
         let mut snapshot = self.fleet.snapshot();
         self.breakers.merge(&mut snapshot, now);
-        let mut terms = Terms::of(self, meta, now);
+        let mut terms = Terms::of(self, (meta, &context), now);
         terms.look(self, (meta, &context), &snapshot);
         let question = terms.question(meta, &context, policy, &self.own);
         if let Err(none) = decide(&question, &snapshot) {

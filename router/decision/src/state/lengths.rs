@@ -2,7 +2,7 @@
 
 use super::sketch::{Moments, Sketch};
 use crate::decide::Answer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use tiermesh_core::{ModelId, ModelSelector, PolicyName, RequestMeta, UserId};
 
 /// Users that are learnt apart; of further ones only the policy is known.
@@ -14,6 +14,11 @@ const ENOUGH: f64 = 8.0;
 /// Sizes of prompts that are learnt apart, over all kinds.
 const MAX_SIZES: usize = 16_384;
 const HALF_LIFE: u16 = 200;
+/// Beginnings of prompts that are remembered; beyond, the oldest is forgotten.
+const MAX_BEGINNINGS: usize = 1 << 16;
+/// Answers to prompts that begin alike say more than anything else from the
+/// first one on.
+const ALIKE: f64 = 1.0;
 
 /// Requests whose answers are alike: of a policy, and within it of a task and
 /// the model that was asked for.
@@ -38,19 +43,71 @@ fn size(meta: &RequestMeta) -> u8 {
     (2 * octave) as u8 + u8::from(upper_half)
 }
 
-/// Learnt lengths by kind of request, by its prompt's size, and by user.
+/// Learnt lengths by kind of request, by its prompt's size, by user, and by
+/// how prompts begin.
 #[derive(Debug, Clone, Default)]
 pub struct Lengths {
     of_kind: BTreeMap<Kind, (Moments, Sketch)>,
     of_size: BTreeMap<(Kind, u8), Moments>,
     /// A user's answers as a share of what was expected by kind and size.
     of_user: BTreeMap<(Kind, UserId), Moments>,
+    beginnings: Beginnings,
+}
+
+/// Answers to prompts that begin alike, by the digests of their
+/// beginnings: one template's answers are about as long.
+/// The next longer is remembered once this one was seen before, so that a
+/// prompt like no other takes one place.
+#[derive(Debug, Clone, Default)]
+struct Beginnings {
+    known: BTreeMap<u64, Moments>,
+    order: VecDeque<u64>,
+}
+
+impl Beginnings {
+    fn learn(&mut self, beginnings: impl Iterator<Item = u64>, tokens: f64) {
+        for digest in beginnings {
+            if let Some(known) = self.known.get_mut(&digest) {
+                known.record(tokens);
+                continue;
+            }
+            if self.order.len() >= MAX_BEGINNINGS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+            let mut first = Moments::new(0.05);
+            first.record(tokens);
+            self.known.insert(digest, first);
+            self.order.push_back(digest);
+            break;
+        }
+    }
+
+    /// The longer the beginning, the more it says; `otherwise` where none is
+    /// known.
+    fn expect(&self, beginnings: impl Iterator<Item = u64>, otherwise: f64) -> f64 {
+        let known = beginnings.map_while(|digest| self.known.get(&digest));
+        known.fold(otherwise, |shorter, known| known.mean_or(ALIKE, shorter))
+    }
 }
 
 impl Lengths {
-    /// Learns one whole answer to a request: for such requests, and for its
-    /// policy's.
-    pub fn record(&mut self, meta: &RequestMeta, tokens: u32) {
+    /// Of the digests of a prompt's beginnings, each a block longer than the
+    /// last, those that answers are learnt by: one block, two, four and so on.
+    pub fn beginnings(blocks: &[u64]) -> impl Iterator<Item = &u64> {
+        (0..usize::BITS).map_while(|n| blocks.get((1 << n) - 1))
+    }
+
+    /// Learns one whole answer to a request: for such requests, for its
+    /// policy's, and for prompts with such [`beginnings`](Self::beginnings).
+    pub fn record(
+        &mut self,
+        meta: &RequestMeta,
+        beginnings: impl Iterator<Item = u64>,
+        tokens: u32,
+    ) {
+        self.beginnings.learn(beginnings, f64::from(tokens.max(1)));
         self.learn(Kind::of(meta), meta, tokens);
         self.learn(Kind(meta.policy.clone(), None), meta, tokens);
     }
@@ -80,12 +137,24 @@ impl Lengths {
         }
     }
 
-    /// What to expect of the answer to a request: as such requests were
-    /// answered, else as its policy's were; none before enough was learnt.
+    /// What to expect of the answer to a request: as prompts with such
+    /// [`beginnings`](Self::beginnings) were answered, else as such requests
+    /// were, else as its policy's; none before enough was learnt.
     #[must_use]
-    pub fn expect(&self, meta: &RequestMeta) -> Option<Answer> {
-        self.look(Kind::of(meta), meta)
-            .or_else(|| self.look(Kind(meta.policy.clone(), None), meta))
+    pub fn expect(
+        &self,
+        meta: &RequestMeta,
+        beginnings: impl Iterator<Item = u64>,
+    ) -> Option<Answer> {
+        let (likely, sketch) = self
+            .look(Kind::of(meta), meta)
+            .or_else(|| self.look(Kind(meta.policy.clone(), None), meta))?;
+        let likely = self.beginnings.expect(beginnings, likely);
+        let high = sketch.quantile(0.95)?.max(2.0 * likely);
+        Some(Answer {
+            likely: likely.ceil() as u32,
+            high: high.ceil() as u32,
+        })
     }
 
     /// The mean of answers to prompts of a size; of all sizes, where few of
@@ -97,7 +166,7 @@ impl Lengths {
         Some(of_size.map_or(all, |known| known.mean_or(ENOUGH, all)))
     }
 
-    fn look(&self, kind: Kind, meta: &RequestMeta) -> Option<Answer> {
+    fn look(&self, kind: Kind, meta: &RequestMeta) -> Option<(f64, &Sketch)> {
         let (of_all, sketch) = self.of_kind.get(&kind)?;
         if of_all.samples() < ENOUGH {
             return None;
@@ -105,11 +174,12 @@ impl Lengths {
         let expected = self.of_such(&kind, size(meta))?;
         let own = self.of_user.get(&(kind, meta.user_id.clone()));
         let share = own.map_or(1.0, |own| own.mean_or(ENOUGH, 1.0));
-        let likely = expected * share;
-        let high = sketch.quantile(0.95)?.max(2.0 * likely);
-        Some(Answer {
-            likely: likely.ceil() as u32,
-            high: high.ceil() as u32,
-        })
+        Some((expected * share, sketch))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn beginnings_known(&self) -> usize {
+        assert_eq!(self.beginnings.known.len(), self.beginnings.order.len());
+        self.beginnings.known.len()
     }
 }

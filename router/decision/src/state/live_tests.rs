@@ -207,12 +207,24 @@ fn lengths_are_learnt_by_task_and_model_before_the_policy() {
     let mut lengths = Lengths::default();
     let asked = |model: &str| meta(|r| r.model = model.into());
     for _ in 0..20 {
-        lengths.record(&asked("short"), 10);
-        lengths.record(&asked("long"), 400);
+        lengths.record(&asked("short"), std::iter::empty(), 10);
+        lengths.record(&asked("long"), std::iter::empty(), 400);
     }
-    assert_eq!(lengths.expect(&asked("short")).unwrap().likely, 10);
-    assert_eq!(lengths.expect(&asked("long")).unwrap().likely, 400);
-    let other = lengths.expect(&asked("other")).unwrap();
+    assert_eq!(
+        lengths
+            .expect(&asked("short"), std::iter::empty())
+            .unwrap()
+            .likely,
+        10
+    );
+    assert_eq!(
+        lengths
+            .expect(&asked("long"), std::iter::empty())
+            .unwrap()
+            .likely,
+        400
+    );
+    let other = lengths.expect(&asked("other"), std::iter::empty()).unwrap();
     assert!((100..400).contains(&other.likely), "{other:?}");
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::Estimate;
 use crate::tests::world::{self, NOW, meta, offer};
+use std::iter::empty;
 use std::sync::Arc;
 use std::time::Duration;
 use tiermesh_core::{CapacityReport, Destination, NodeId, Tier, Time, Usd};
@@ -224,15 +225,15 @@ fn a_prefix_is_warm_where_it_was_read_until_the_cache_is_full() {
 fn lengths_are_learnt_by_policy_and_by_user() {
     let mut lengths = Lengths::default();
     let of = |user: &str| meta(|r| r.user_id = user.into());
-    assert_eq!(lengths.expect(&of("ann")), None);
+    assert_eq!(lengths.expect(&of("ann"), empty()), None);
     for _ in 0..400 {
-        lengths.record(&of("ann"), 100);
-        lengths.record(&of("bob"), 10);
+        lengths.record(&of("ann"), empty(), 100);
+        lengths.record(&of("bob"), empty(), 10);
     }
-    let likely = |user: &str| lengths.expect(&of(user)).unwrap().likely;
+    let likely = |user: &str| lengths.expect(&of(user), empty()).unwrap().likely;
     assert!((98..=103).contains(&likely("ann")), "{}", likely("ann"));
     assert!((10..=11).contains(&likely("bob")), "{}", likely("bob"));
-    let other = lengths.expect(&of("cy")).unwrap();
+    let other = lengths.expect(&of("cy"), empty()).unwrap();
     assert!(
         (40..70).contains(&other.likely) && other.high >= 100,
         "{other:?}"
@@ -249,12 +250,55 @@ fn lengths_are_learnt_by_the_prompts_size() {
     };
     for _ in 0..400 {
         // Short questions have long answers here, and bob's are half as long.
-        lengths.record(&of("ann", 300), 400);
-        lengths.record(&of("ann", 30_000), 40);
-        lengths.record(&of("bob", 300), 200);
+        lengths.record(&of("ann", 300), empty(), 400);
+        lengths.record(&of("ann", 30_000), empty(), 40);
+        lengths.record(&of("bob", 300), empty(), 200);
     }
-    let likely = |user: &str, bytes| lengths.expect(&of(user, bytes)).unwrap().likely;
+    let likely = |user: &str, bytes| lengths.expect(&of(user, bytes), empty()).unwrap().likely;
     assert!(likely("cy", 300) > 5 * likely("cy", 30_000));
     // What bob was never asked follows from how he differs from others.
     assert!(likely("bob", 30_000) < likely("ann", 30_000));
+}
+
+#[test]
+fn lengths_are_learnt_by_how_prompts_begin() {
+    let mut lengths = Lengths::default();
+    let asked = meta(|_| {});
+    let prompt = |template: u64, own: u64| -> Vec<u64> {
+        let shared = (0..6).map(|n| template * 100 + n);
+        shared.chain([own, own + 1]).collect()
+    };
+    for n in 0..50 {
+        // Two templates with the same first block, and a prompt like no other.
+        let (mut short, mut long) = (prompt(1, 1_000 + 10 * n), prompt(2, 2_000 + 10 * n));
+        (short[0], long[0]) = (7, 7);
+        for (blocks, tokens) in [(&short, 10), (&long, 300), (&vec![9_000 + n], 100)] {
+            let beginnings = Lengths::beginnings(blocks).copied();
+            lengths.record(&asked, beginnings, tokens);
+        }
+    }
+    let likely = |blocks: &[u64]| {
+        let beginnings = Lengths::beginnings(blocks).copied();
+        lengths.expect(&asked, beginnings).unwrap().likely
+    };
+    let (mut short, mut long) = (prompt(1, 1), prompt(2, 1));
+    (short[0], long[0]) = (7, 7);
+    assert!(likely(&short) < 15, "{}", likely(&short));
+    assert!(likely(&long) > 280, "{}", likely(&long));
+    // One that begins alike and goes on otherwise is between, and one that was
+    // never seen is as all are.
+    assert!((100..220).contains(&likely(&[7, 1, 2, 3])));
+    assert_eq!(likely(&[1, 2, 3, 4]), likely(&[]));
+}
+
+#[test]
+fn beginnings_that_nobody_repeats_are_forgotten() {
+    let mut lengths = Lengths::default();
+    let asked = meta(|_| {});
+    for n in 0..70_000_u64 {
+        // Eight blocks each, of which one is kept.
+        let blocks: Vec<u64> = (0..8).map(|block| n * 8 + block).collect();
+        lengths.record(&asked, Lengths::beginnings(&blocks).copied(), 10);
+    }
+    assert_eq!(lengths.beginnings_known(), 1 << 16);
 }

@@ -1,12 +1,14 @@
 //! Requests wait at the gateway for a slot of any node that would do.
 
 use super::fakes::{Step, World, candidate, outline, request};
-use super::remembering::with_slots;
+use super::remembering::{id, with_slots};
 use crate::Memory;
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tiermesh_core::{Context, Event, EventStream, Infer as _, Reason, Refusal, Tier};
+use tiermesh_core::{
+    CandidateState, Context, Event, EventStream, Infer as _, Reason, Refusal, Tier, Usd,
+};
 
 const ANSWER: Duration = Duration::from_millis(400);
 
@@ -129,4 +131,70 @@ async fn a_client_that_leaves_gives_up_its_turn() {
     let mut next = ask(&world, "d", 2_000).await.unwrap();
     assert_ne!(accepted(&mut next).await.0, "cloud");
     assert!(world.time().since(begun) < Duration::from_millis(30));
+}
+
+/// An edge whose million tokens cost so much to write.
+fn priced(name: &str, dollars: f64) -> CandidateState {
+    let mut edge = candidate(Tier::Mec, name);
+    Arc::make_mut(&mut edge.model).output_per_million = Usd::from_dollars(dollars).unwrap();
+    edge
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_nodes_that_leave_waits_for_the_next_best() {
+    let names = ["edge-1", "edge-2", "edge-3", "edge-4"];
+    let prices = [0.1, 0.1, 0.4, 0.4];
+    let edges = names
+        .iter()
+        .zip(prices)
+        .map(|(name, usd)| priced(name, usd));
+    let mut cloud = candidate(Tier::Cloud, "cloud");
+    Arc::make_mut(&mut cloud.model).output_per_million = Usd::from_dollars(8.0).unwrap();
+    let (world, memory, _) = with_slots(edges.chain([cloud]).collect(), 1);
+    for name in names {
+        let steps = [Step::Tokens(0, 1), Step::Wait(ANSWER), Step::Tokens(1, 4)];
+        let steps = steps.into_iter().chain([Step::Done(5)]);
+        world.node(name).script(steps.collect());
+    }
+    let held = |name: &str| {
+        let snapshot = memory.snapshot();
+        let mut all = snapshot.candidates.iter();
+        all.find(|c| c.node == id(name)).map(|c| c.outlook.held)
+    };
+    // All four are busy; how long they take is known by then.
+    for _ in 0..8 {
+        let answers = names.map(|name| ask(&world, name, 2_000));
+        for answer in futures::future::join_all(answers).await {
+            let _: Vec<_> = answer.unwrap().collect().await;
+        }
+    }
+    let mut open = Vec::new();
+    for name in names {
+        let mut stream = ask(&world, name, 2_000).await.unwrap();
+        let (node, _) = accepted(&mut stream).await;
+        open.push((node, stream));
+    }
+    // The dearer two are taken last.
+    let (last, ends_first) = open.pop().unwrap();
+    assert!(["edge-3", "edge-4"].contains(&last.as_str()), "{last}");
+    let (node, ()) = tokio::join!(
+        async {
+            let mut stream = ask(&world, "waits", 2_000).await.unwrap();
+            accepted(&mut stream).await.0
+        },
+        async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!((held("edge-1"), held("edge-3")), (Some(1), Some(0)));
+            memory.nodes(|tracker| {
+                tracker.leave(&id("edge-1"));
+                tracker.leave(&id("edge-2"));
+            });
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!((held("edge-1"), held("edge-3")), (None, Some(1)));
+            let events: Vec<_> = ends_first.collect().await;
+            assert!(events.iter().all(Result::is_ok));
+        }
+    );
+    assert_eq!(node, last);
+    assert_eq!(held("edge-3"), Some(0));
 }

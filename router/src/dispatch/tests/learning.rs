@@ -325,3 +325,43 @@ async fn a_node_that_went_quiet_is_spared_until_it_reports() {
     memory.nodes(|tracker| tracker.report(&quiet.node, &report(quiet, 2), 0.0, world.time()));
     assert_eq!(both(0..24).len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_as_long_as_those_to_the_customers_own_prompts_that_begin_alike() {
+    let (world, memory, _) = remembering(vec![candidate(Tier::Mec, "edge-1")]);
+    let of = |tenant: &str| Context {
+        account: Account {
+            tenant: Some(tenant.to_owned()),
+            ..Account::default()
+        },
+        ..Context::default()
+    };
+    let asked = |template: &str, n: usize| {
+        request("interactive", |raw| {
+            let prompt = template.repeat(20) + &n.to_string();
+            raw.content = Some(Content::Prompt(prompt));
+        })
+    };
+    let (brief, long) = ("Answer me in one word. ", "Tell me all at length. ");
+    for n in 0..20 {
+        for (template, tokens) in [(brief, 2), (long, 14)] {
+            let steps = vec![Step::Tokens(0, tokens), Step::Done(tokens)];
+            world.node("edge-1").script(steps);
+            let answer = world.ask(asked(template, n), of("acme")).await.unwrap();
+            let events: Vec<_> = answer.collect().await;
+            outline(&events).2.unwrap();
+        }
+    }
+    let likely = |template: &str, tenant: &str| {
+        let asked = asked(template, 99);
+        memory
+            .analysis(asked.meta(), &of(tenant))
+            .answer
+            .unwrap()
+            .likely
+    };
+    assert!(likely(brief, "acme") <= 3, "{}", likely(brief, "acme"));
+    assert!(likely(long, "acme") >= 12, "{}", likely(long, "acme"));
+    // Nobody else learns from it what acme asks; both are as long.
+    assert_eq!(likely(brief, "other"), likely(long, "other"));
+}

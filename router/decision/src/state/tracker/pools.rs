@@ -2,11 +2,11 @@
 //!
 //! A slot that a request takes is not there for the next one. What that costs
 //! is found as a price: demand for a pool, met or not, piles up as seconds of
-//! slots, and the pool works it off as fast as it has slots. What is left, as
-//! a share of what the pool does in [`PRICED_S`], is the share of the usual
-//! saving that a second of its slots costs. Where demand stays below what the
-//! pool can do, nothing piles up and slots cost nothing; where it does not,
-//! the price rises until whoever saves least goes elsewhere. It is the
+//! slots, and the pool works it off somewhat faster than it has slots (see
+//! [`LUMPS`]). What is left, as a share of what the pool does in [`PRICED_S`],
+//! is the share of the usual saving that a second of its slots costs. Where
+//! demand stays below that, nothing piles up and slots cost nothing; where it
+//! does not, the price rises until whoever saves least goes elsewhere. It is the
 //! subgradient method on the dual of the assignment, a request at a time.
 
 use super::{Node, Tracker};
@@ -17,6 +17,9 @@ use tiermesh_core::{CandidateState, ModelId, NodeId, Outlook, Region, Tier, Time
 /// With so many seconds of a pool's work left over, a second of its slots
 /// costs what a second of them usually saves.
 const PRICED_S: f64 = 30.0;
+/// Demand comes in lumps: with just as much of it as a pool can do, slots are
+/// idle between them while others cannot wait. So much more keeps them busy.
+const LUMPS: f64 = 1.2;
 /// No more is left over than this many seconds of work.
 const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
 /// No request is taken to want a slot for longer: what its client allows may
@@ -81,16 +84,19 @@ impl Pool {
     }
 
     fn work(&mut self, now: Time) {
-        let passed = now.since(self.at).as_secs_f64();
+        self.left_s = self.left_s(now);
         self.at = self.at.max(now);
-        self.left_s = (self.left_s - passed * f64::from(self.slots)).max(0.0);
+    }
+
+    /// What is left of the demand.
+    fn left_s(&self, now: Time) -> f64 {
+        let passed = now.since(self.at).as_secs_f64();
+        (self.left_s - LUMPS * passed * f64::from(self.slots)).max(0.0)
     }
 
     fn price(&self, now: Time) -> f64 {
-        let slots = f64::from(self.slots.max(1));
-        let passed = now.since(self.at).as_secs_f64();
-        let left_s = (self.left_s / slots - passed).clamp(0.0, MOST_LEFT_S);
-        (self.saves * left_s / PRICED_S).min(MOST_USD_S)
+        let left_s = self.left_s(now) / f64::from(self.slots.max(1));
+        (self.saves * left_s.min(MOST_LEFT_S) / PRICED_S).min(MOST_USD_S)
     }
 
     fn scarcity(&self) -> f64 {
