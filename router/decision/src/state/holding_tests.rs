@@ -230,7 +230,7 @@ fn price(tracker: &mut Tracker, now: Time) -> f32 {
 #[test]
 fn slots_cost_something_once_more_of_them_is_wanted_than_there_is() {
     let mut tracker = mesh();
-    // Four slots; three seconds of them wanted each second, then six.
+    // Four slots; three seconds of them wanted each second, then ten.
     for second in 0..60 {
         for _ in 0..3 {
             let wanted = wanted(&tracker, 1_000.0);
@@ -239,7 +239,7 @@ fn slots_cost_something_once_more_of_them_is_wanted_than_there_is() {
     }
     assert!(price(&mut tracker, at(60_000)) < 2e-6);
     for second in 60..120 {
-        for _ in 0..6 {
+        for _ in 0..10 {
             let wanted = wanted(&tracker, 1_000.0);
             tracker.wanted(&wanted, at(second * 1_000));
         }

@@ -18,8 +18,9 @@ use tiermesh_core::{CandidateState, ModelId, NodeId, Outlook, Region, Tier, Time
 /// costs what a second of them usually saves.
 const PRICED_S: f64 = 30.0;
 /// Demand comes in lumps: with just as much of it as a pool can do, slots are
-/// idle between them while others cannot wait. So much more keeps them busy.
-const LUMPS: f64 = 1.2;
+/// idle between them while others cannot wait. What it takes to keep them busy
+/// grows with the root of the slots, as in the staffing of telephone lines.
+const LUMPS: f64 = 1.4;
 /// No more is left over than this many seconds of work.
 const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
 /// No request is taken to want a slot for longer: what its client allows may
@@ -91,7 +92,8 @@ impl Pool {
     /// What is left of the demand.
     fn left_s(&self, now: Time) -> f64 {
         let passed = now.since(self.at).as_secs_f64();
-        (self.left_s - LUMPS * passed * f64::from(self.slots)).max(0.0)
+        let slots = f64::from(self.slots);
+        (self.left_s - passed * (slots + LUMPS * slots.sqrt())).max(0.0)
     }
 
     fn price(&self, now: Time) -> f64 {
