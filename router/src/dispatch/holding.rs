@@ -159,7 +159,7 @@ impl Shared {
 
     /// Waits until somebody like the first choice has a slot free, and decides
     /// anew; at the latest when there is just time for whoever else would do.
-    /// Where that makes it somebody else's line, it goes over there.
+    /// Where that names another pool, it waits in that one's line from then on.
     pub(crate) async fn hold(
         &self,
         meta: &RequestMeta,
