@@ -122,7 +122,7 @@ impl Problem {
         let shared: Vec<_> = pools.filter(|(pool, _)| pool.owner.is_none()).collect();
         let least = |bin: usize| {
             let of_pools = shared.iter().map(|(_, prices)| prices[bin]);
-            of_pools.fold(f64::INFINITY, f64::min)
+            of_pools.reduce(f64::min).unwrap_or(0.0)
         };
         let least: Vec<f64> = (0..self.bins).map(least).collect();
         let most = least.iter().copied().fold(1e-12, f64::max);
