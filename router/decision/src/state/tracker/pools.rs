@@ -6,7 +6,8 @@
 //! [`LUMPS`]). What is left, as a share of what the pool does in [`PRICED_S`],
 //! is the share of the usual saving that a second of its slots costs. Where
 //! demand stays below that, nothing piles up and slots cost nothing; where it
-//! does not, the price rises until whoever saves least goes elsewhere. It is the
+//! does not, the price rises until whoever saves least goes elsewhere; at once,
+//! where more of them wait than chance explains. It is the
 //! subgradient method on the dual of the assignment, a request at a time.
 
 use super::{Node, Tracker};
@@ -21,6 +22,9 @@ const PRICED_S: f64 = 30.0;
 /// idle between them while others cannot wait. What it takes to keep them busy
 /// grows with the root of the slots, as in the staffing of telephone lines.
 const LUMPS: f64 = 1.4;
+/// Chance alone makes some wait. Who waits beyond that shows a want of slots
+/// at once, and weighs as much as so many seconds of demand that is left over.
+const WAITING_S: f64 = 200.0;
 /// No more is left over than this many seconds of work.
 const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
 /// No request is taken to want a slot for longer: what its client allows may
@@ -97,7 +101,9 @@ impl Pool {
     }
 
     fn price(&self, now: Time) -> f64 {
-        let left_s = self.left_s(now) / f64::from(self.slots.max(1));
+        let slots = f64::from(self.slots.max(1));
+        let too_many = (f64::from(self.held) - LUMPS * slots.sqrt()).max(0.0);
+        let left_s = (self.left_s(now) + WAITING_S * too_many) / slots;
         (self.saves * left_s.min(MOST_LEFT_S) / PRICED_S).min(MOST_USD_S)
     }
 
