@@ -54,10 +54,10 @@ pub struct Lengths {
     beginnings: Beginnings,
 }
 
-/// Answers to prompts that begin alike, by the digests of their
-/// beginnings: one template's answers are about as long.
-/// The next longer is remembered once this one was seen before, so that a
-/// prompt like no other takes one place.
+/// Answers to prompts that begin alike, by the digests of their beginnings:
+/// one template's answers are about as long. The next longer is remembered
+/// once this one was seen before, so that a prompt like no other takes one
+/// place.
 #[derive(Debug, Clone, Default)]
 struct Beginnings {
     known: BTreeMap<u64, Moments>,

@@ -7,8 +7,8 @@
 //! is the share of the usual saving that a second of its slots costs. Where
 //! demand stays below that, nothing piles up and slots cost nothing; where it
 //! does not, the price rises until whoever saves least goes elsewhere; at once,
-//! where more of them wait than chance explains. It is the
-//! subgradient method on the dual of the assignment, a request at a time.
+//! where more of them wait than chance explains. It is the subgradient method
+//! on the dual of the assignment, a request at a time.
 
 use super::{Node, Tracker};
 use crate::plan::Wanted;
