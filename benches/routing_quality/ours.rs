@@ -201,9 +201,9 @@ impl Strategy for Ours<'_> {
         if let Some(wanted) = plan.wanted.filter(|_| self.seen.insert(ask.id)) {
             self.tracker.wanted(&wanted, ask.now);
         }
-        if let Some(until) = plan.hold {
+        if let Some(hold) = plan.hold {
             let pool = plan.choices[0].candidate(&snapshot).outlook.pool;
-            return Pick::Hold { pool, until };
+            return Pick::Hold { pool, hold };
         }
         let chosen = plan.choices.iter().find_map(|choice| {
             let node = *self.by_id.get(&choice.candidate(&snapshot).node)?;
@@ -219,8 +219,8 @@ impl Strategy for Ours<'_> {
         Pick::Node(node)
     }
 
-    fn held(&mut self, pool: u32, now: Time) {
-        self.tracker.hold(pool, now);
+    fn held(&mut self, pool: u32, until: Time, now: Time) {
+        self.tracker.hold(pool, until, now);
     }
 
     fn let_go(&mut self, pool: u32, now: Time) {
@@ -276,10 +276,10 @@ impl Strategy for Ours<'_> {
         self.tracker.join(self.places[node].joined.clone(), now);
     }
 
-    fn loading(&mut self, node: usize, until: Option<Time>) {
+    fn loading(&mut self, node: usize, until: Time, now: Time) {
         let id = &self.places[node].id;
         self.tracker.cold(id);
-        self.tracker.ready_at(id, until);
+        self.tracker.ready_at(id, Some(until), now);
     }
 
     fn prices(&mut self, node: usize, input: f64, output: f64, now: Time) {

@@ -24,8 +24,6 @@ pub(crate) struct Server {
     /// Microseconds; nothing moves before.
     pub(crate) stalled_until: u64,
     pub(crate) dead: bool,
-    /// Its model is not loaded.
-    pub(crate) cold: bool,
     cache: Cache,
 }
 
@@ -41,7 +39,6 @@ impl Server {
             queue: VecDeque::new(),
             stalled_until: 0,
             dead: false,
-            cold: false,
             cache: Cache::new(kv_tokens / 2 / u64::from(BLOCK_TOKENS)),
         }
     }

@@ -9,6 +9,7 @@ use crate::strategy::{Ask, Known, Pick, Strategy};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use tiermesh_core::Time;
+use tiermesh_decision::Hold;
 
 mod gateway;
 mod happens;
@@ -81,7 +82,7 @@ pub(crate) struct Fate {
     pub(crate) gave_up: bool,
     refused_by: Vec<usize>,
     /// The pool that it is held back for, and until when.
-    held: Option<(u32, u64)>,
+    held: Option<(u32, Hold)>,
     /// When its present attempt began on a slot, and how long its parts take.
     begun: Option<(u64, u64, u64)>,
     /// Tokens that earlier attempts wrote.
@@ -112,8 +113,8 @@ pub(crate) struct Sim<'a, S: Strategy> {
     pub(crate) fates: Vec<Fate>,
     servers: Vec<Server>,
     known: Vec<Known>,
-    /// Who is held back, by pool, the most urgent first.
-    held: BTreeMap<u32, BTreeSet<(u64, usize)>>,
+    /// Who is held back, by pool, whoever needs a slot first in front.
+    held: BTreeMap<u32, BTreeSet<(Time, usize)>>,
     /// The gateway found the node silent and left it alone.
     silent_since: Vec<Option<u64>>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -277,20 +278,8 @@ impl<'a, S: Strategy> Sim<'a, S> {
             let (read, write) = kind.service_ms(cold, asked.output - written.min(asked.output - 1));
             let (fast, slow) = noise(self.seed, held.job, self.servers[node].kind, kind.noise);
             let (read, write) = (read * fast, write * slow);
-            if std::mem::take(&mut self.servers[node].cold) {
-                let until = self.now + (kind.load_ms * 1e3) as u64;
-                self.servers[node].stalled_until = until;
-                self.strategy.loading(node, Some(Time::from_us(until)));
-                self.begin_at(node, held, until, (read, write));
-            } else {
-                self.begin_at(node, held, self.now, (read, write));
-            }
+            self.begin_at(node, held, self.now, (read, write));
             self.spent.hit_tokens += u64::from(hit);
-            if self.servers[node].stalled_until > self.now {
-                let until = self.servers[node].stalled_until;
-                self.at(until, Event::Begin { node });
-                break;
-            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use crate::rng::Rng;
 use tiermesh_core::{CapacityReport, Tier, Time};
+use tiermesh_decision::Hold;
 
 /// What is known of a node at the gateway, to any strategy.
 #[derive(Debug, Clone)]
@@ -43,11 +44,10 @@ pub(crate) struct Ask<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pick {
     Node(usize),
-    /// Nowhere yet: until somebody of this pool has a slot free, and no longer
-    /// than until then.
+    /// Nowhere yet: until somebody of this pool has a slot free.
     Hold {
         pool: u32,
-        until: Time,
+        hold: Hold,
     },
     Nobody,
 }
@@ -56,8 +56,8 @@ pub(crate) enum Pick {
 pub(crate) trait Strategy {
     /// With `hold` the request may be held back, behind so many at most.
     fn pick(&mut self, ask: &Ask<'_>, nodes: &[Known], hold: Option<u32>) -> Pick;
-    /// It is held back for this pool.
-    fn held(&mut self, _pool: u32, _now: Time) {}
+    /// It is held back for this pool, and can wait until then.
+    fn held(&mut self, _pool: u32, _until: Time, _now: Time) {}
     /// It is no more.
     fn let_go(&mut self, _pool: u32, _now: Time) {}
     fn sent(&mut self, _ask: &Ask<'_>, _node: usize) {}
@@ -71,7 +71,7 @@ pub(crate) trait Strategy {
     fn left(&mut self, _node: usize) {}
     fn joined(&mut self, _node: usize, _now: Time) {}
     /// Its model is loaded by then.
-    fn loading(&mut self, _node: usize, _until: Option<Time>) {}
+    fn loading(&mut self, _node: usize, _until: Time, _now: Time) {}
     fn prices(&mut self, _node: usize, _input: f64, _output: f64, _now: Time) {}
 }
 

@@ -217,11 +217,15 @@ impl Breakers {
                 worse.push((place, breaker));
             }
         }
+        let shut =
+            |(_, breaker): &&(usize, BreakerState)| matches!(breaker, BreakerState::Open { .. });
+        let shut: Vec<_> = worse.iter().filter(shut).map(|(at, _)| *at).collect();
         // The others stay shared with whoever else reads them.
         for (place, breaker) in worse {
             let update = |candidate: &mut CandidateState| candidate.breaker = breaker;
             snapshot.candidates.update(place, update);
         }
+        close_slots(snapshot, &shut);
     }
 
     /// Lets an attempt at a candidate pass, or says when to come back.
@@ -361,6 +365,31 @@ impl TierEntry {
             (config.consecutive, config.rate_percent) = (u32::MAX, u32::MAX);
         }
         self.machine.settle(&config, admission, outcome, now, lot);
+    }
+}
+
+/// Slots behind an open breaker are nobody's: with those alone free, a pool is
+/// full, and requests wait for one of the others.
+fn close_slots(snapshot: &mut Snapshot, shut: &[usize]) {
+    for at in shut {
+        let candidate = &snapshot.candidates[*at];
+        let (pool, model) = (candidate.outlook.pool, candidate.model.id.clone());
+        let free = candidate
+            .outlook
+            .slots
+            .saturating_sub(candidate.outlook.open);
+        if pool == 0 || free == 0 {
+            continue;
+        }
+        let alike = |c: &CandidateState| c.outlook.pool == pool && c.model.id == model;
+        let places = snapshot.candidates.iter().enumerate();
+        let places: Vec<_> = places.filter(|(_, c)| alike(c)).map(|(at, _)| at).collect();
+        for at in places {
+            snapshot.candidates.update(at, |candidate| {
+                let outlook = &mut candidate.outlook;
+                outlook.pool_free = outlook.pool_free.saturating_sub(free);
+            });
+        }
     }
 }
 

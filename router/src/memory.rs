@@ -209,11 +209,12 @@ impl Memory {
         }
     }
 
-    /// A request is held back for a slot of a pool, until this is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, pool: u32, now: Time) -> HeldBack {
+    /// A request is held back for a slot of a pool until this is dropped, and
+    /// can wait until `until`.
+    pub(crate) fn hold(self: &Arc<Self>, pool: u32, until: Time, now: Time) -> HeldBack {
         let mut inner = self.lock();
         inner.now = inner.now.max(now);
-        inner.tracker.hold(pool, now);
+        inner.tracker.hold(pool, until, now);
         HeldBack {
             memory: Arc::clone(self),
             pool,

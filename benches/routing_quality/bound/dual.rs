@@ -2,8 +2,12 @@
 
 use super::{Problem, Way};
 
-/// Steps of the method.
-const STEPS: usize = 300;
+/// Steps of the method. Ten times as many find a bound that is a tenth of a
+/// percent better.
+const STEPS: usize = 1_000;
+/// How much of a step's direction is that of the steps before it: prices of
+/// neighbouring moments swing against each other, and the swings cancel.
+const MOMENTUM: f64 = 0.9;
 
 /// Prices of slots by pool and bin, or their sums.
 pub(super) type Prices = Vec<Vec<f64>>;
@@ -56,6 +60,7 @@ impl Problem {
         let additive = if sum_usd > 0.0 { 0.3 } else { 1.0 };
         let scale = sum / f64::max(sum_s, 1e-9);
         let mut averaged = (0.0, 0.0, 0.0);
+        let mut direction = nothing();
         for step in 0..STEPS {
             let sums: Prices = prices.iter().map(|p| summed(p, bin_s)).collect();
             let mut used = nothing();
@@ -95,16 +100,20 @@ impl Problem {
             // Costs differ by orders of magnitude, so their prices grow by a
             // factor; worth is the same for all, so its prices by a sum.
             let (stride, factor) = match sum_usd > 0.0 {
-                true => (0.6 / (1.0 + step as f64 * 0.1), 1.0),
+                true => (0.6 / (1.0 + step as f64 * 0.03), 1.0),
                 false => (0.06 / (1.0 + step as f64 * 0.03), 0.0),
             };
-            for ((prices, used), slots) in prices.iter_mut().zip(&used).zip(&self.slots) {
+            let pools = prices.iter_mut().zip(&mut direction).zip(&used);
+            for (((prices, direction), used), slots) in pools.zip(&self.slots) {
                 let most = slots.iter().copied().fold(1.0, f64::max);
-                let bins = prices.iter_mut().zip(used).zip(slots);
-                for ((price, used), slots) in bins.filter(|((p, _), _)| !only_there || **p > 0.0) {
-                    let change = ((used - slots) / most).clamp(-1.0, 1.0);
-                    *price =
-                        (*price + stride * change * (additive * scale + factor * *price)).max(0.0);
+                let moves = prices.iter_mut().zip(direction).zip(used.iter().zip(slots));
+                for ((price, change), (used, slots)) in moves {
+                    let newest = ((used - slots) / most).clamp(-1.0, 1.0);
+                    *change = MOMENTUM * *change + (1.0 - MOMENTUM) * newest;
+                    if !only_there || *price > 0.0 {
+                        let by = stride * *change * (additive * scale + factor * *price);
+                        *price = (*price + by).max(0.0);
+                    }
                 }
             }
         }

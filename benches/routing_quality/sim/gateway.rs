@@ -13,7 +13,7 @@ impl<S: Strategy> Sim<'_, S> {
         }
         match self.ask(job, Some(u32::MAX)) {
             Pick::Node(node) => self.send(job, node),
-            Pick::Hold { pool, until } => self.hold(job, pool, until.as_us()),
+            Pick::Hold { pool, hold } => self.hold(job, pool, hold),
             Pick::Nobody => self.give_up(job),
         }
     }

@@ -30,13 +30,15 @@ impl<S: Strategy> Sim<'_, S> {
             Happens::Unload(nodes) => {
                 for node in nodes {
                     self.servers[node].lose_all();
-                    self.servers[node].cold = true;
-                    // It restarts: the gateway sees its connections end.
-                    self.learn(node, false);
-                    self.learn(node, true);
+                    // It loads its model as it restarts, and the gateway sees
+                    // its connections end.
                     let load_ms = self.fleet.kinds[self.servers[node].kind].load_ms;
                     let loaded = self.now + (load_ms * 1e3) as u64;
-                    self.strategy.loading(node, Some(Time::from_us(loaded)));
+                    self.servers[node].stalled_until = loaded;
+                    self.learn(node, false);
+                    self.learn(node, true);
+                    let now = Time::from_us(self.now);
+                    self.strategy.loading(node, Time::from_us(loaded), now);
                 }
             }
             Happens::Prices { cloud, edge } => {

@@ -3,33 +3,38 @@
 use super::{Event, Sim};
 use crate::strategy::{Pick, Strategy};
 use tiermesh_core::Time;
+use tiermesh_decision::Hold;
 
 /// So many of a pool's are looked at when a slot comes free.
 const CALLED: usize = 4;
 
 impl<S: Strategy> Sim<'_, S> {
-    pub(super) fn hold(&mut self, job: usize, pool: u32, until: u64) {
-        self.fates[job].held = Some((pool, until));
-        let due = self.jobs[job].due_first;
-        self.held.entry(pool).or_default().insert((due, job));
-        self.strategy.held(pool, Time::from_us(self.now));
+    pub(super) fn hold(&mut self, job: usize, pool: u32, hold: Hold) {
+        self.fates[job].held = Some((pool, hold));
+        self.held
+            .entry(pool)
+            .or_default()
+            .insert((hold.start_by, job));
+        let now = Time::from_us(self.now);
+        self.strategy.held(pool, hold.start_by, now);
+        let until = hold.until.as_us();
         self.at(until, Event::HoldOver { job, until });
     }
 
     fn let_go(&mut self, job: usize) {
-        let Some((pool, _)) = self.fates[job].held.take() else {
+        let Some((pool, hold)) = self.fates[job].held.take() else {
             return;
         };
-        let due = self.jobs[job].due_first;
         if let Some(held) = self.held.get_mut(&pool) {
-            held.remove(&(due, job));
+            held.remove(&(hold.start_by, job));
         }
         self.strategy.let_go(pool, Time::from_us(self.now));
     }
 
     /// It has waited for as long as it can.
     pub(super) fn hold_over(&mut self, job: usize, until: u64) {
-        if self.fates[job].held.is_none_or(|(_, held)| held != until) {
+        let held = self.fates[job].held;
+        if held.is_none_or(|(_, hold)| hold.until.as_us() != until) {
             return;
         }
         self.let_go(job);
@@ -52,9 +57,9 @@ impl<S: Strategy> Sim<'_, S> {
                         self.let_go(job);
                         self.send(job, node);
                     }
-                    Pick::Hold { pool: other, until } if other != pool => {
+                    Pick::Hold { pool: other, hold } if other != pool => {
                         self.let_go(job);
-                        self.hold(job, other, until.as_us());
+                        self.hold(job, other, hold);
                     }
                     // Who is behind it may need less.
                     Pick::Hold { .. } => before += 1,

@@ -178,8 +178,10 @@ pub struct Outlook {
     pub pool: u32,
     /// Nodes of its pool.
     pub pool_nodes: u32,
-    /// Streams open in its whole pool, if that has no slot free; else 0.
+    /// Streams open in its whole pool.
     pub pool_busy: u32,
+    /// Slots of its whole pool that are free where somebody may be sent.
+    pub pool_free: u32,
     /// Requests held back until somebody of the pool has a slot free.
     pub held: u32,
     /// What a slot of the pool is worth to whoever needs it most, in dollars a
@@ -192,6 +194,15 @@ pub struct Outlook {
     pub kv_slot: u32,
     /// Tokens of keys and values that are free, where the above is known.
     pub kv_free: i32,
+}
+
+impl Outlook {
+    /// Whether whoever has so many before it finds no slot free in the whole
+    /// pool; never without a pool.
+    #[must_use]
+    pub const fn pool_is_full(&self, before: u32) -> bool {
+        self.pool != 0 && self.pool_free <= before
+    }
 }
 
 /// How well a model on a node was predicted, and what was seen instead.

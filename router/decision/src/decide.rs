@@ -3,7 +3,7 @@
 use crate::constraint::{self, Constraint};
 use crate::estimate::Estimate;
 use crate::limits::Limits;
-use crate::plan::{Choice, Plan, Tally, Wanted};
+use crate::plan::{Choice, Hold, Plan, Tally, Wanted};
 use crate::policy::Policy;
 use crate::ranking::{Ranking, mix};
 use crate::refusal::NoCandidate;
@@ -253,22 +253,29 @@ impl<'a> Round<'a> {
     /// Until when the request may be held back for the first choice: whoever
     /// would be asked at once must still make it then. One node alone may as
     /// well have it in its own queue.
-    fn hold(&self, choices: &crate::ranking::Choices) -> Option<Time> {
+    fn hold(&self, choices: &crate::ranking::Choices) -> Option<Hold> {
         let first = choices.first().filter(|first| first.estimate.held)?;
         let at_once = choices.iter().find(|choice| !choice.estimate.held);
         let outlook = &first.candidate(self.snapshot).outlook;
-        let estimate = match at_once {
-            Some(choice) => &choice.estimate,
-            None if outlook.pool_nodes > 1 => &first.estimate,
+        let served = self.spare(&first.estimate, first.estimate.served_ms.1);
+        let spare = match at_once {
+            Some(choice) => self.spare(&choice.estimate, choice.estimate.first_token_sure_ms),
+            None if outlook.pool_nodes > 1 => served,
             None => return None,
         };
-        let first_token_ms = match at_once {
-            Some(_) => estimate.first_token_sure_ms,
-            None => estimate.served_ms.1,
-        };
-        let to_the_end_ms = estimate.total_ms - estimate.first_token_ms;
+        let spare = spare.filter(|spare| *spare > Duration::ZERO)?;
         let now = self.question.now;
-        let deadline = self.limits.deadline;
+        Some(Hold {
+            start_by: now + served.unwrap_or_default().min(spare),
+            until: now + spare,
+        })
+    }
+
+    /// How much later it could be sent to whoever then needs so long to the
+    /// first token; none where that is too long already.
+    fn spare(&self, estimate: &Estimate, first_token_ms: f64) -> Option<Duration> {
+        let (now, deadline) = (self.question.now, self.limits.deadline);
+        let to_the_end_ms = estimate.total_ms - estimate.first_token_ms;
         let spare = |due: Time, needs_ms: f64| {
             // A timer is late, and what is learnt meanwhile moves.
             let needs_ms = needs_ms.clamp(0.0, 1e9) * 1.02 + 5.0;
@@ -276,11 +283,11 @@ impl<'a> Round<'a> {
                 .checked_sub(Duration::from_secs_f64(needs_ms / 1e3))
         };
         let due = deadline.first_token.unwrap_or(now + DEFAULT_TARGET);
-        let mut least = spare(due, first_token_ms)?;
-        if let Some(total) = deadline.total {
-            least = least.min(spare(total, first_token_ms + to_the_end_ms)?);
+        let least = spare(due, first_token_ms)?;
+        match deadline.total {
+            Some(total) => Some(least.min(spare(total, first_token_ms + to_the_end_ms)?)),
+            None => Some(least),
         }
-        (least > Duration::ZERO).then(|| now + least)
     }
 
     /// What the ranking only kept the place of.

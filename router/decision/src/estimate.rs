@@ -95,11 +95,12 @@ impl Estimate {
             && outlook.open > 0
             && i64::from(kv_tokens) > i64::from(outlook.kv_free);
         let is_full = no_slot || no_room;
-        // With a slot free at one of its like, that one is asked. For memory
-        // one waits at the node: what comes free there bit by bit would else
-        // be taken by others for ever.
-        let held = hold.is_some() && no_slot && outlook.pool_busy > 0;
-        let before = hold.filter(|_| held).map(|most| outlook.held.min(most));
+        // With a slot free at one of its like, that one is asked, however much
+        // better this one is. For memory one waits at the node: what comes
+        // free there bit by bit would else be taken by others for ever.
+        let before = hold.map(|most| outlook.held.min(most));
+        let before = before.filter(|before| no_slot && outlook.pool_is_full(*before));
+        let held = before.is_some();
         let served = if outlook.slots > 0 {
             Ahead::served(outlook, f64::from(cold) * 1e3 / prefill_tok_s)
         } else {
@@ -266,9 +267,9 @@ impl Ahead {
         let first_free = f64::from(outlook.running_ms) * per_slot;
         // Those that are held back go in before whoever queues there, if the
         // whole pool is full.
-        let line = match outlook.pool_busy {
-            0 => 0.0,
-            _ => a_turn * f64::from(outlook.held),
+        let line = match outlook.pool_is_full(outlook.held) {
+            true => a_turn * f64::from(outlook.held),
+            false => 0.0,
         };
         let queue = f64::from(outlook.waiting_ms) * per_slot + line;
         let waiting = f64::from(outlook.waiting.max(1));

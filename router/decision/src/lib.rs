@@ -33,7 +33,7 @@ pub use decide::{Answer, Question, Warm, decide};
 pub use estimate::Estimate;
 pub use few::Few;
 pub use limits::Limits;
-pub use plan::{Choice, MAX_FALLBACKS, MAX_REMOVED, Plan, Removed, Wanted};
+pub use plan::{Choice, Hold, MAX_FALLBACKS, MAX_REMOVED, Plan, Removed, Wanted};
 pub use policy::{
     DeadlineRule, Hedge, Metered, Policies, Policy, PolicyError, Preference, Tenant, Weights,
 };

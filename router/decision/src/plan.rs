@@ -36,11 +36,22 @@ pub struct Plan {
     /// The first choice was taken to learn about it.
     pub explored: bool,
     /// The first choice, and whoever else is [`Estimate::held`], has no slot
-    /// free: the request is to be held back and decided anew when one comes
-    /// free, and at this time at the latest, without [`Question::hold`].
-    pub hold: Option<Time>,
+    /// free: the request is to be held back.
+    pub hold: Option<Hold>,
     /// Who would be chosen if everybody had a slot free.
     pub wanted: Option<Wanted>,
+}
+
+/// How a request is held back until the first choice, or one of its like, has
+/// a slot free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// With a slot by then it would still be in time there. In a line, whoever
+    /// has the least of this time left goes first.
+    pub start_by: Time,
+    /// It is decided anew when a slot comes free, and at this time at the
+    /// latest, without [`Question::hold`].
+    pub until: Time,
 }
 
 /// A demand for slots, met or not.

@@ -272,3 +272,27 @@ proptest! {
         prop_assert_eq!(breakers.state(&edge.node, at(0)), BreakerState::Closed);
     }
 }
+
+#[test]
+fn slots_behind_an_open_breaker_are_not_waited_for() {
+    let breakers = Breakers::new(BreakerConfig::default(), 1);
+    let mut nodes = ["a", "b", "c"].map(|name| candidate(Tier::Mec, name, "m"));
+    for (node, (open, pool)) in nodes.iter_mut().zip([(2, 1), (1, 1), (0, 2)]) {
+        node.outlook = Outlook {
+            slots: 4,
+            open,
+            pool,
+            pool_free: if pool == 1 { 5 } else { 4 },
+            ..Outlook::default()
+        };
+    }
+    opened(&breakers, &nodes[1], at(0));
+    let mut snapshot = Snapshot {
+        candidates: nodes.to_vec().into(),
+        ..Snapshot::default()
+    };
+    breakers.merge(&mut snapshot, at(10));
+    let free = snapshot.candidates.iter().map(|c| c.outlook.pool_free);
+    // Two at a are left of that pool's, and the other pool has all of its own.
+    assert_eq!(free.collect::<Vec<_>>(), [2, 2, 4]);
+}

@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(25);
 /// what this one does not have.
 const IN_FRONT: usize = 4;
 
-/// Who goes first: the most urgent, then whose first token is due first, then
-/// who came first.
+/// Who goes first: the most urgent, then who needs a slot first, then who came
+/// first.
 type Turn = (Reverse<u8>, Time, u64);
 
 /// Who is held back, by the pool they wait for.
@@ -74,7 +74,7 @@ impl Holding {
     fn join(
         self: &Arc<Self>,
         pool: u32,
-        (priority, due): (u8, Time),
+        (priority, start_by): (u8, Time),
         most: usize,
     ) -> Option<Place> {
         let mut pools = self.pools();
@@ -83,7 +83,7 @@ impl Holding {
         if line.len() >= most {
             return None;
         }
-        let turn = (Reverse(priority), due, number);
+        let turn = (Reverse(priority), start_by, number);
         let called = Arc::<Notify>::default();
         line.insert(turn, Arc::clone(&called));
         pools.next += 1;
@@ -194,13 +194,13 @@ impl Shared {
 
     /// Joins the line of the first choice's pool, unless that is full.
     fn wait(&self, decided: &Decided) -> Option<Waiting> {
-        let (context, until) = (&decided.context, decided.plan.hold?);
-        let due = context.deadline.first_token.unwrap_or(until);
+        let hold = decided.plan.hold?;
         let pool = decided.candidate(0).outlook.pool;
-        let urgency = (context.priority, due);
+        let urgency = (decided.context.priority, hold.start_by);
         let place = self.holding.join(pool, urgency, self.options.hold_most)?;
-        let held = self.keeps.memory.as_ref()?.hold(pool, decided.at);
-        let over = tokio::time::Instant::now() + until.since(self.clock.now());
+        let memory = self.keeps.memory.as_ref()?;
+        let held = memory.hold(pool, hold.start_by, decided.at);
+        let over = tokio::time::Instant::now() + hold.until.since(self.clock.now());
         Some(Waiting { held, place, over })
     }
 }

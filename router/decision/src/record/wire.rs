@@ -76,7 +76,7 @@ pub(super) struct Candidate {
     open: u32,
     waiting: u32,
     #[serde(default)]
-    pool: (u32, u32, u32, u32),
+    pool: (u32, u32, u32, u32, u32),
     /// Tokens of keys and values: a slot's, and free ones.
     #[serde(default)]
     kv: (u32, i32),
@@ -131,7 +131,7 @@ impl Candidate {
             slots: o.slots,
             open: o.open,
             waiting: o.waiting,
-            pool: (o.pool, o.pool_nodes, o.pool_busy, o.held),
+            pool: (o.pool, o.pool_nodes, o.pool_busy, o.pool_free, o.held),
             kv: (o.kv_slot, o.kv_free),
             slot: [o.slot_usd_s, o.scarcity].map(Bits::from),
             bits: numbers.map(Bits::from),
@@ -194,7 +194,8 @@ impl Candidate {
                 pool: self.pool.0,
                 pool_nodes: self.pool.1,
                 pool_busy: self.pool.2,
-                held: self.pool.3,
+                pool_free: self.pool.3,
+                held: self.pool.4,
                 slot_usd_s: self.slot[0].into(),
                 scarcity: self.slot[1].into(),
                 kv_slot: self.kv.0,

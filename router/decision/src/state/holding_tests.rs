@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::tests::world::{self, Case, NOW, meta, offer};
-use crate::{Plan, Policies, Question, Wanted, decide};
+use crate::{Hold, Plan, Policies, Question, Wanted, decide};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,11 +127,13 @@ fn with_all_slots_taken_a_request_waits_for_one_at_any_of_their_like() {
     }
     let held = plan(&tracker, now, true);
     assert_ne!(first(&tracker, &held), "cloud");
-    let until = held.hold.unwrap();
+    let Hold { start_by, until } = held.hold.unwrap();
     // What then remains is enough for the cloud, which is asked at the latest.
     let cloud = held.choices.iter().find(|c| !c.estimate.held).unwrap();
     let needs = Duration::from_secs_f64(cloud.estimate.first_token_sure_ms / 1e3);
     assert!(until + needs <= now + Duration::from_secs(2) && until > now + Duration::from_secs(1));
+    // An edge takes no longer than the cloud, so a slot is of use until then.
+    assert_eq!(start_by, until);
     // Once it may not wait, it goes where it would be answered soonest.
     let at_once = plan(&tracker, now, false);
     assert!(at_once.hold.is_none() && at_once.choices.iter().all(|c| !c.estimate.held));
@@ -151,7 +153,7 @@ fn the_more_are_held_back_the_fewer_still_are() {
     let pool = tracker.snapshot().candidates[0].outlook.pool;
     let mut held = 0;
     while plan(&tracker, now, true).hold.is_some() {
-        tracker.hold(pool, now);
+        tracker.hold(pool, now + Duration::from_secs(2), now);
         held += 1;
         assert!(held < 100);
     }
@@ -160,6 +162,77 @@ fn the_more_are_held_back_the_fewer_still_are() {
         tracker.unhold(pool, now);
     }
     assert!(plan(&tracker, now, true).hold.is_some());
+}
+
+/// Decides with so many in front at most, where node a has all of the prompt
+/// at hand.
+fn warm_at_a(tracker: &Tracker, now: Time, before: u32) -> Plan {
+    let a = tracker.place_of(&id("a"), &offer("model", 0.6, 0.1).id);
+    let warm = [crate::Warm {
+        index: a.unwrap(),
+        tokens: 1_000,
+    }];
+    let mut case = case();
+    case.meta.content_bytes = 3_000;
+    let question = Question {
+        now,
+        hold: Some(before),
+        warm: &warm,
+        ..case.question()
+    };
+    decide(&question, &tracker.snapshot()).unwrap()
+}
+
+#[test]
+fn nobody_waits_for_a_better_node_while_one_of_its_like_has_a_slot_free() {
+    let mut tracker = mesh();
+    teach(&mut tracker);
+    let now = at(27_000);
+    let mut open = Vec::new();
+    for stream in 0..4 {
+        open.push(send(&mut tracker, stream, now));
+    }
+    let pool = tracker.snapshot().candidates[0].outlook.pool;
+    for _ in 0..2 {
+        tracker.hold(pool, now + Duration::from_secs(2), now);
+    }
+    // With no slot free they wait, and a, which has the prompt, is as good as b.
+    assert!(warm_at_a(&tracker, now, 0).hold.is_some());
+    let of_b = open.iter().position(|name| name == "b").unwrap();
+    tracker.closed(StreamId(of_b as u64), Some(64), at(27_100));
+    let now = at(27_100);
+    // The first in line takes the slot that is there; for the second it is as
+    // good as gone.
+    let first_in_line = warm_at_a(&tracker, now, 0);
+    assert_eq!(first(&tracker, &first_in_line), "b");
+    assert_eq!(first_in_line.hold, None);
+    for (before, waits) in [(0, false), (1, true), (u32::MAX, true)] {
+        let a = tracker.place_of(&id("a"), &offer("model", 0.6, 0.1).id);
+        let candidate = &tracker.snapshot().candidates[a.unwrap()];
+        let case = case();
+        let limits = crate::Limits::asked(&case.question());
+        let hold = (0, Some(before));
+        let estimate = crate::Estimate::of(&limits, &case.policy, candidate, now, hold);
+        assert_eq!(estimate.held, waits, "{before}");
+    }
+}
+
+#[test]
+fn slots_of_a_node_that_is_not_ready_are_nobodys() {
+    let mut tracker = mesh();
+    teach(&mut tracker);
+    let now = at(27_000);
+    tracker.ready_at(&id("b"), Some(at(37_000)), now);
+    for stream in 0..2 {
+        assert_eq!(send(&mut tracker, stream, now), "a");
+    }
+    let held = plan(&tracker, now, true);
+    assert!(held.hold.is_some(), "{held:?}");
+    assert_eq!(first(&tracker, &held), "a");
+    // Its next report after that brings them back.
+    tracker.report(&id("b"), &report(3, 2), 1.0, at(37_100));
+    tracker.report(&id("a"), &report(3, 2), 1.0, at(37_100));
+    assert_eq!(plan(&tracker, at(37_100), true).hold, None);
 }
 
 #[test]

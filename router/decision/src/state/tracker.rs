@@ -96,6 +96,8 @@ struct Node {
     silent: bool,
     /// A stream failed there, and it has not reported since.
     suspect: bool,
+    /// Nobody is served there before.
+    ready_at: Option<Time>,
     load: f32,
     /// Streams that its report counted, and its whole capacity by that; and
     /// what was sent there since, in prompts and in milliseconds to read them.
@@ -232,6 +234,7 @@ impl Tracker {
             heard_at: now,
             silent: false,
             suspect: false,
+            ready_at: None,
             load: 0.0,
             capacity: 0.0,
             reported_at: now,
@@ -277,15 +280,17 @@ impl Tracker {
     }
 
     /// A node's model will not answer before then.
-    pub fn ready_at(&mut self, node: &NodeId, at: Option<Time>) {
-        let Some(known) = self.nodes.get(node) else {
+    pub fn ready_at(&mut self, node: &NodeId, at: Option<Time>, now: Time) {
+        let Some(known) = self.nodes.get_mut(node) else {
             return;
         };
+        known.ready_at = at;
         for model in &known.models {
             self.snapshot
                 .candidates
                 .update(model.index, |candidate| candidate.outlook.ready_at = at);
         }
+        self.count(node, now);
         self.snapshot.sequence += 1;
     }
 
@@ -294,7 +299,7 @@ impl Tracker {
         if let Some(known) = self.nodes.get_mut(node) {
             known.heard_at = now;
             if std::mem::take(&mut known.silent) {
-                self.ready_at(node, None);
+                self.ready_at(node, None, now);
             }
         }
     }
@@ -310,7 +315,7 @@ impl Tracker {
             }
         }
         for (node, at) in silent {
-            self.ready_at(&node, Some(at));
+            self.ready_at(&node, Some(at), now);
         }
     }
 

@@ -7,8 +7,8 @@
 //! is the share of the usual saving that a second of its slots costs. Where
 //! demand stays below that, nothing piles up and slots cost nothing; where it
 //! does not, the price rises until whoever saves least goes elsewhere; at once,
-//! where more of them wait than chance explains. It is the subgradient method
-//! on the dual of the assignment, a request at a time.
+//! where more of them wait than can be served in time. It is the subgradient
+//! method on the dual of the assignment, a request at a time.
 
 use super::{Node, Tracker};
 use crate::plan::Wanted;
@@ -22,9 +22,11 @@ const PRICED_S: f64 = 30.0;
 /// idle between them while others cannot wait. What it takes to keep them busy
 /// grows with the root of the slots, as in the staffing of telephone lines.
 const LUMPS: f64 = 1.4;
-/// Chance alone makes some wait. Who waits beyond that shows a want of slots
-/// at once, and weighs as much as so many seconds of demand that is left over.
-const WAITING_S: f64 = 200.0;
+/// Who waits is served in time while the line is short for how long those in
+/// it can wait. Beyond this share of that they show a want of slots at once,
+/// each as much as so many seconds of demand that is left over.
+const SERVED_IN_TIME: f64 = 0.75;
+const WAITING_S: f64 = 100.0;
 /// No more is left over than this many seconds of work.
 const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
 /// No request is taken to want a slot for longer: what its client allows may
@@ -32,7 +34,7 @@ const MOST_LEFT_S: f64 = 20.0 * PRICED_S;
 const MOST_WANTED_S: f64 = 4.0 * PRICED_S;
 /// More than anybody pays for a second of a slot, in dollars.
 const MOST_USD_S: f64 = 1.0;
-/// Weight of the newest saving in the usual one.
+/// Weight of the newest request in what is usual.
 const NEWEST: f64 = 0.01;
 /// With this share of its slots to spare, a pool's are not scarce.
 const SPARE: f64 = 0.1;
@@ -59,11 +61,21 @@ struct Pool {
     slots: u32,
     busy: u32,
     held: u32,
+    worth: Worth,
+}
+
+/// What a pool's slots are worth, and what that is made of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Worth {
     /// Slot seconds that were wanted and not worked off yet, at this time.
     left_s: f64,
     at: Time,
-    /// Dollars that a second of a slot usually saves.
+    /// Dollars that a second of a slot usually saves, for how many seconds
+    /// one is usually wanted, and for how many whoever is held back can
+    /// usually wait; 0 is not known.
     saves: f64,
+    wanted_s: f64,
+    patience_s: f64,
 }
 
 /// Every pool, by number and by kind. A number is never used again.
@@ -84,27 +96,40 @@ pub(super) struct Part {
 }
 
 impl Pool {
-    const fn is_full(&self) -> bool {
-        self.busy + self.held >= self.slots
+    const fn free(&self) -> u32 {
+        self.slots.saturating_sub(self.busy)
+    }
+
+    /// What all nodes of a pool are told at once when it changes: whether a
+    /// slot is free, and whether one is beyond those that are held back.
+    const fn has_free(&self) -> (bool, bool) {
+        (self.free() > 0, self.free() > self.held)
     }
 
     fn work(&mut self, now: Time) {
-        self.left_s = self.left_s(now);
-        self.at = self.at.max(now);
+        self.worth.left_s = self.left_s(now);
+        self.worth.at = self.worth.at.max(now);
     }
 
     /// What is left of the demand.
     fn left_s(&self, now: Time) -> f64 {
-        let passed = now.since(self.at).as_secs_f64();
+        let passed = now.since(self.worth.at).as_secs_f64();
         let slots = f64::from(self.slots);
-        (self.left_s - passed * (slots + LUMPS * slots.sqrt())).max(0.0)
+        (self.worth.left_s - passed * (slots + LUMPS * slots.sqrt())).max(0.0)
     }
 
     fn price(&self, now: Time) -> f64 {
+        let Worth {
+            saves,
+            wanted_s,
+            patience_s,
+            ..
+        } = self.worth;
         let slots = f64::from(self.slots.max(1));
-        let too_many = (f64::from(self.held) - LUMPS * slots.sqrt()).max(0.0);
-        let left_s = (self.left_s(now) + WAITING_S * too_many) / slots;
-        (self.saves * left_s.min(MOST_LEFT_S) / PRICED_S).min(MOST_USD_S)
+        let in_time = SERVED_IN_TIME * patience_s * slots / wanted_s.max(1e-3);
+        let too_many = f64::from(self.held) - in_time.max(LUMPS * slots.sqrt());
+        let left_s = (self.left_s(now) + WAITING_S * too_many.max(0.0)) / slots;
+        (saves * left_s.min(MOST_LEFT_S) / PRICED_S).min(MOST_USD_S)
     }
 
     fn scarcity(&self) -> f64 {
@@ -124,7 +149,8 @@ impl Pools {
         Outlook {
             pool: part.pool,
             pool_nodes: u32::try_from(pool.members.len()).unwrap_or(u32::MAX),
-            pool_busy: if pool.is_full() { pool.busy } else { 0 },
+            pool_busy: pool.busy,
+            pool_free: pool.free(),
             held: pool.held,
             slot_usd_s: pool.price(now) as f32,
             scarcity: pool.scarcity() as f32,
@@ -132,13 +158,11 @@ impl Pools {
         }
     }
 
-    fn join(&mut self, kind: Kind, node: &NodeId, (left_s, saves): (f64, f64), now: Time) -> u32 {
+    fn join(&mut self, kind: Kind, node: &NodeId, worth: Worth) -> u32 {
         let number = *self.by_kind.entry(kind).or_insert_with(|| {
             self.last = self.last.wrapping_add(1).max(1);
             let pool = Pool {
-                left_s,
-                saves,
-                at: now,
+                worth,
                 ..Pool::default()
             };
             self.pools.insert(self.last, pool);
@@ -177,9 +201,14 @@ impl Node {
             .saturating_add((meanwhile + 0.5).min(f64::from(self.slots)) as u32)
     }
 
-    fn counts(&self) -> (u32, u32) {
-        let takes = self.takes();
-        (takes, self.streams().min(takes))
+    /// Slots that streams may be sent to, and how many of them are taken.
+    fn counts(&self, now: Time) -> (u32, u32) {
+        if self.ready_at.is_some_and(|at| at > now) {
+            return (0, 0);
+        }
+        let ours = self.others.saturating_add(self.credits);
+        let slots = self.takes().min(ours);
+        (slots, self.streams().min(slots))
     }
 
     /// Streams there, ours and others'.
@@ -221,7 +250,7 @@ impl Tracker {
         // A node that changes its prices takes along what its pool's slots
         // were worth.
         let known = self.pools.pools.get(&was.pool);
-        let worth = known.map_or((0.0, 0.0), |pool| (pool.left_s, pool.saves));
+        let worth = known.map_or_else(Worth::default, |pool| pool.worth);
         self.pools.leave(name, was);
         if node.slots > 0 {
             let candidates = node.models.iter();
@@ -229,7 +258,7 @@ impl Tracker {
                 .filter_map(|model| self.snapshot.candidates.get(model.index))
                 .collect();
             if let Some(kind) = kind(&candidates) {
-                node.part.pool = self.pools.join(kind, name, worth, now);
+                node.part.pool = self.pools.join(kind, name, worth);
             }
         }
         self.count(name, now);
@@ -241,15 +270,15 @@ impl Tracker {
         let Some(node) = self.nodes.get_mut(name) else {
             return;
         };
-        let (slots, busy) = node.counts();
+        let (slots, busy) = node.counts(now);
         let Some(pool) = self.pools.pools.get_mut(&node.part.pool) else {
             return;
         };
-        let was_full = pool.is_full();
+        let had_free = pool.has_free();
         pool.slots = pool.slots - node.part.slots + slots;
         pool.busy = pool.busy - node.part.busy + busy;
         (node.part.slots, node.part.busy) = (slots, busy);
-        if pool.is_full() != was_full || pool.members.len() <= TOLD_ALWAYS {
+        if pool.has_free() != had_free || pool.members.len() <= TOLD_ALWAYS {
             let number = node.part.pool;
             self.tell_pool(number, now);
         }
@@ -275,20 +304,24 @@ impl Tracker {
         };
         let hold_s = (wanted.hold_ms / 1e3).clamp(1e-3, MOST_WANTED_S);
         let saves = wanted.saves.as_dollars() / hold_s;
-        if saves > 0.0 && pool.saves <= 0.0 {
-            pool.saves = saves;
-        } else if saves > 0.0 {
-            pool.saves *= libm::pow(saves / pool.saves, NEWEST);
-        }
         pool.work(now);
+        let worth = &mut pool.worth;
+        if saves > 0.0 && worth.saves <= 0.0 {
+            worth.saves = saves;
+        } else if saves > 0.0 {
+            worth.saves *= libm::pow(saves / worth.saves, NEWEST);
+        }
+        usual(&mut worth.wanted_s, hold_s);
         let most = MOST_LEFT_S * f64::from(pool.slots.max(1));
-        pool.left_s = (pool.left_s + hold_s).min(most);
+        worth.left_s = (worth.left_s + hold_s).min(most);
     }
 
-    /// A request is held back for this pool.
-    pub fn hold(&mut self, pool: u32, now: Time) {
+    /// A request is held back for this pool, and can wait until then.
+    pub fn hold(&mut self, pool: u32, until: Time, now: Time) {
         if let Some(known) = self.pools.pools.get_mut(&pool) {
             known.held += 1;
+            let patience_s = until.since(now).as_secs_f64();
+            usual(&mut known.worth.patience_s, patience_s.min(MOST_WANTED_S));
             self.tell_pool(pool, now);
         }
     }
@@ -302,13 +335,23 @@ impl Tracker {
     }
 }
 
+/// Brings what is usual a little nearer to the newest.
+fn usual(known: &mut f64, newest: f64) {
+    *known = match *known > 0.0 {
+        true => *known + NEWEST * (newest - *known),
+        false => newest,
+    };
+}
+
 #[cfg(test)]
 impl Tracker {
     /// Every pool is the sum of its nodes, and nothing else is in it.
     pub(crate) fn check_pools(&self) {
         let mut sums: BTreeMap<u32, (u32, u32, usize)> = BTreeMap::new();
         for node in self.nodes.values().filter(|node| node.part.pool != 0) {
-            assert_eq!((node.part.slots, node.part.busy), node.counts());
+            if node.ready_at.is_none() {
+                assert_eq!((node.part.slots, node.part.busy), node.counts(Time::ZERO));
+            }
             let sum = sums.entry(node.part.pool).or_default();
             sum.0 += node.part.slots;
             sum.1 += node.part.busy;
@@ -319,7 +362,7 @@ impl Tracker {
         assert_eq!(sums, pools.collect::<BTreeMap<_, _>>());
         assert_eq!(self.pools.by_kind.len(), sums.len());
         for pool in self.pools.pools.values() {
-            assert!(pool.price(Time::from_us(u64::MAX)).is_finite() && pool.left_s >= 0.0);
+            assert!(pool.price(Time::from_us(u64::MAX)).is_finite() && pool.worth.left_s >= 0.0);
         }
     }
 }

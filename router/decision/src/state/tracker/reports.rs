@@ -20,6 +20,9 @@ impl Tracker {
         known.reported(report, now);
         // Whoever reports is there, whatever one stream of it came to.
         let cleared = std::mem::take(&mut known.suspect) && !known.silent;
+        if cleared {
+            known.ready_at = None;
+        }
         for (model, state) in known.models.iter_mut().zip(&report.models) {
             model.kv_most = model.kv_most.max(state.kv_tokens_free);
         }
@@ -65,6 +68,7 @@ impl Tracker {
             && known.credits != credits
         {
             known.credits = credits;
+            self.count(node, now);
             self.refresh(node, now);
         }
     }

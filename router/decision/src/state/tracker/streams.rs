@@ -134,7 +134,7 @@ impl Tracker {
             && let Some(known) = self.nodes.get_mut(&node)
         {
             known.suspect = true;
-            self.ready_at(&node, Some(now + SUSPECTED));
+            self.ready_at(&node, Some(now + SUSPECTED), now);
         }
     }
 
