@@ -9,10 +9,16 @@ use tiermesh_core::{ModelId, ModelSelector, PolicyName, RequestMeta, UserId};
 const MAX_USERS: usize = 4_096;
 /// Kinds of requests that are learnt apart: four for each policy there may be.
 const MAX_KINDS: usize = 1_024;
-/// Answers of a user before they say more than those of the policy.
+/// Answers of a user before they say more than those of the policy; and what
+/// is known of a coarser size of prompts weighs as much as so many answers to
+/// a finer one.
 const ENOUGH: f64 = 8.0;
 /// Sizes of prompts that are learnt apart, over all kinds.
 const MAX_SIZES: usize = 16_384;
+/// Sizes to a doubling, from coarse to fine: where a task makes its prompts
+/// from few templates, a narrow size says much, and a wide one soon says
+/// something.
+const SIZES_TO_A_DOUBLING: [u64; 3] = [2, 8, 32];
 const HALF_LIFE: u16 = 200;
 /// Beginnings of prompts that are remembered; beyond, the oldest is forgotten.
 const MAX_BEGINNINGS: usize = 1 << 16;
@@ -35,23 +41,58 @@ impl Kind {
     }
 }
 
-/// Prompts that are about as long: two sizes to a doubling.
-fn size(meta: &RequestMeta) -> u8 {
-    let tokens = meta.estimated_prompt_tokens().max(1);
+/// Prompts that are about as long: how fine, which doubling, and where in it.
+type Size = (u8, u8, u8);
+
+/// The sizes a prompt is of, from coarse to fine.
+fn sizes(meta: &RequestMeta) -> impl Iterator<Item = Size> {
+    let tokens = u64::from(meta.estimated_prompt_tokens().max(1));
     let octave = tokens.ilog2();
-    let upper_half = octave > 0 && tokens >> (octave - 1) & 1 == 1;
-    (2 * octave) as u8 + u8::from(upper_half)
+    (0..).zip(SIZES_TO_A_DOUBLING).map(move |(fine, sizes)| {
+        let within = (tokens - (1 << octave)) * sizes >> octave;
+        (fine, octave as u8, within as u8)
+    })
 }
 
 /// Learnt lengths by kind of request, by its prompt's size, by user, and by
 /// how prompts begin.
 #[derive(Debug, Clone, Default)]
 pub struct Lengths {
-    of_kind: BTreeMap<Kind, (Moments, Sketch)>,
-    of_size: BTreeMap<(Kind, u8), Moments>,
+    of_kind: BTreeMap<Kind, Known>,
+    /// Sizes in all of them.
+    sizes: usize,
     /// A user's answers as a share of what was expected by kind and size.
     of_user: BTreeMap<(Kind, UserId), Moments>,
     beginnings: Beginnings,
+}
+
+/// What is known of one kind.
+#[derive(Debug, Clone)]
+struct Known {
+    all: Moments,
+    spread: Sketch,
+    of_size: BTreeMap<Size, Moments>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            all: Moments::new(0.002),
+            spread: Sketch::new(HALF_LIFE),
+            of_size: BTreeMap::new(),
+        }
+    }
+}
+
+impl Known {
+    /// The mean of answers to prompts of such sizes: each finer one as far as
+    /// its answers outweigh what the coarser said.
+    fn expect(&self, sizes: impl Iterator<Item = Size>) -> f64 {
+        let known = sizes.map_while(|size| self.of_size.get(&size));
+        known.fold(self.all.mean_or(1.0, 1.0), |coarser, known| {
+            known.mean_beside(ENOUGH, coarser)
+        })
+    }
 }
 
 /// Answers to prompts that begin alike, by the digests of their beginnings:
@@ -113,22 +154,26 @@ impl Lengths {
     }
 
     fn learn(&mut self, kind: Kind, meta: &RequestMeta, tokens: u32) {
-        let (tokens, size) = (f64::from(tokens.max(1)), size(meta));
-        if self.of_kind.len() < MAX_KINDS || self.of_kind.contains_key(&kind) {
-            let known = self
-                .of_kind
-                .entry(kind.clone())
-                .or_insert_with(|| (Moments::new(0.002), Sketch::new(HALF_LIFE)));
-            known.0.record(tokens);
-            known.1.record(tokens);
+        let tokens = f64::from(tokens.max(1));
+        let room = self.of_kind.len() < MAX_KINDS;
+        let mut expected = tokens;
+        if room || self.of_kind.contains_key(&kind) {
+            let known = self.of_kind.entry(kind.clone()).or_default();
+            known.all.record(tokens);
+            known.spread.record(tokens);
+            expected = known.expect(sizes(meta));
+            for size in sizes(meta) {
+                if self.sizes >= MAX_SIZES && !known.of_size.contains_key(&size) {
+                    break;
+                }
+                let of_size = known.of_size.entry(size).or_insert_with(|| {
+                    self.sizes += 1;
+                    Moments::new(0.01)
+                });
+                of_size.record(tokens);
+            }
         }
-        let expected = self.of_such(&kind, size).unwrap_or(tokens);
-        let key = (kind, size);
-        if self.of_size.len() < MAX_SIZES || self.of_size.contains_key(&key) {
-            let known = self.of_size.entry(key.clone());
-            known.or_insert_with(|| Moments::new(0.01)).record(tokens);
-        }
-        let key = (key.0, meta.user_id.clone());
+        let key = (kind, meta.user_id.clone());
         if self.of_user.len() < MAX_USERS || self.of_user.contains_key(&key) {
             let known = self.of_user.entry(key);
             known
@@ -157,24 +202,14 @@ impl Lengths {
         })
     }
 
-    /// The mean of answers to prompts of a size; of all sizes, where few of
-    /// this one were answered.
-    fn of_such(&self, kind: &Kind, size: u8) -> Option<f64> {
-        let (of_all, _) = self.of_kind.get(kind)?;
-        let of_size = self.of_size.get(&(kind.clone(), size));
-        let all = of_all.mean_or(1.0, 1.0);
-        Some(of_size.map_or(all, |known| known.mean_or(ENOUGH, all)))
-    }
-
     fn look(&self, kind: Kind, meta: &RequestMeta) -> Option<(f64, &Sketch)> {
-        let (of_all, sketch) = self.of_kind.get(&kind)?;
-        if of_all.samples() < ENOUGH {
+        let known = self.of_kind.get(&kind)?;
+        if known.all.samples() < ENOUGH {
             return None;
         }
-        let expected = self.of_such(&kind, size(meta))?;
         let own = self.of_user.get(&(kind, meta.user_id.clone()));
         let share = own.map_or(1.0, |own| own.mean_or(ENOUGH, 1.0));
-        Some((expected * share, sketch))
+        Some((known.expect(sizes(meta)) * share, &known.spread))
     }
 
     #[cfg(test)]

@@ -130,6 +130,14 @@ impl Moments {
         }
     }
 
+    /// The mean, beside an estimate that weighs as much as so many samples.
+    #[must_use]
+    pub fn mean_beside(&self, samples: f64, estimate: f64) -> f64 {
+        // Older samples fade: it rests on so many at most.
+        let own = self.samples.min(1.0 / self.least_weight);
+        (own * self.mean + samples * estimate) / (own + samples)
+    }
+
     /// The variance over the square of the mean; `otherwise` before `enough`.
     #[must_use]
     pub fn spread_or(&self, enough: f64, otherwise: f64) -> f64 {
