@@ -251,8 +251,9 @@ impl<'a> Round<'a> {
     }
 
     /// Until when the request may be held back for the first choice: whoever
-    /// would be asked at once must still make it then. One node alone may as
-    /// well have it in its own queue.
+    /// would be asked at once must still make it then, and must not be better
+    /// than the chance of a slot. One node alone may as well have it in its
+    /// own queue.
     fn hold(&self, choices: &crate::ranking::Choices) -> Option<Hold> {
         let first = choices.first().filter(|first| first.estimate.held)?;
         let at_once = choices.iter().find(|choice| !choice.estimate.held);
@@ -264,11 +265,34 @@ impl<'a> Round<'a> {
             None => return None,
         };
         let spare = spare.filter(|spare| *spare > Duration::ZERO)?;
+        let start_within = served.unwrap_or_default().min(spare);
+        if let Some(at_once) = at_once {
+            // Who waits in vain may be left with the dearest.
+            let dearest = choices.iter().rev().find(|choice| !choice.estimate.held);
+            let in_vain = dearest.map_or(0.0, |dearest| dearest.score);
+            let chance = self.chance_of_a_slot(first, start_within);
+            if chance * first.score + (1.0 - chance) * in_vain < at_once.score {
+                return None;
+            }
+        }
         let now = self.question.now;
         Some(Hold {
-            start_by: now + served.unwrap_or_default().min(spare),
+            start_by: now + start_within,
             until: now + spare,
         })
+    }
+
+    /// The chance that the first choice, or one of its like, has a slot free
+    /// within that time: of a gamma distribution with a turn for each that is
+    /// before it and one of its own, by Wilson and Hilferty.
+    fn chance_of_a_slot(&self, first: &Choice, within: Duration) -> f64 {
+        let outlook = &first.candidate(self.snapshot).outlook;
+        let before = self.question.hold.map_or(0, |most| outlook.held.min(most));
+        let turns = f64::from(before) + 1.0;
+        let wait_ms = first.estimate.first_token_ms - first.estimate.served_ms.0;
+        let share = within.as_secs_f64() * 1e3 / wait_ms.max(1e-3);
+        let z = 3.0 * turns.sqrt() * (libm::cbrt(share) - 1.0 + 1.0 / (9.0 * turns));
+        0.5 * libm::erfc(-z.clamp(-6.0, 6.0) * std::f64::consts::FRAC_1_SQRT_2)
     }
 
     /// How much later it could be sent to whoever then needs so long to the

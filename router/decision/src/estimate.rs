@@ -13,9 +13,9 @@ const UNMEASURED_PREFILL_TOK_S: f64 = 500.0;
 const UNMEASURED_DECODE_TOK_S: f64 = 20.0;
 /// The 99th percentile of the normal distribution.
 const P99_Z: f64 = 2.326_347_874_040_841;
-/// Who is held back may still go elsewhere: an even chance of a slot in time
-/// is enough to wait for it.
-const HELD_Z: f64 = 0.0;
+/// Who is held back may still go elsewhere: a chance of a slot in time of one
+/// in six is enough to wait for it.
+const HELD_Z: f64 = -1.0;
 /// A report this old is half a standard deviation of doubt.
 const PER_DOUBT_US: f64 = 1.0 / 35e6;
 /// Shares of a prompt are clamped to at most all but a token.

@@ -164,6 +164,41 @@ fn the_more_are_held_back_the_fewer_still_are() {
     assert!(plan(&tracker, now, true).hold.is_some());
 }
 
+#[test]
+fn a_slot_that_is_free_is_better_than_a_slim_chance_of_a_cheaper_one() {
+    let mut tracker = Tracker::new(1);
+    join(&mut tracker, "a", Tier::Mec, 2, 0.1);
+    join(&mut tracker, "cloud", Tier::Cloud, 0, 0.5);
+    for stream in 0..2 {
+        assert_eq!(send(&mut tracker, stream, NOW), "a");
+    }
+    let within = |tracker: &Tracker, first_token_ms: u64| {
+        let mut case = case();
+        case.meta = meta(|r| r.first_token_ms = Some(first_token_ms));
+        let question = Question {
+            hold: Some(u32::MAX),
+            ..case.question()
+        };
+        decide(&question, &tracker.snapshot()).unwrap()
+    };
+    // Answers are taken to last three seconds: a slot within two is likely.
+    assert!(within(&tracker, 2_000).hold.is_some());
+    // With somebody hardly dearer who is free, that likely is not enough.
+    join(&mut tracker, "b", Tier::Mec, 2, 0.12);
+    let hurried = within(&tracker, 2_000);
+    assert_eq!(
+        (hurried.hold, first(&tracker, &hurried).as_str()),
+        (None, "b")
+    );
+    assert!(hurried.choices.iter().all(|c| !c.estimate.held));
+    // With more time it is as good as sure.
+    let patient = within(&tracker, 20_000);
+    assert_eq!(
+        (patient.hold.is_some(), first(&tracker, &patient).as_str()),
+        (true, "a")
+    );
+}
+
 /// Decides with so many in front at most, where node a has all of the prompt
 /// at hand.
 fn warm_at_a(tracker: &Tracker, now: Time, before: u32) -> Plan {
