@@ -19,6 +19,7 @@ mod dual;
 mod pools;
 mod schedule;
 
+use dual::Dual;
 use pools::{capacity, way};
 
 /// Moments that prices are kept for, at most.
@@ -39,6 +40,9 @@ pub(crate) struct Bound {
     /// of those costs in it, in dollars.
     pub(crate) reached: f64,
     pub(crate) reached_usd: f64,
+    /// What `usd` would be if every node were at its usual speed for every
+    /// request: the rest is knowing which request is lucky where.
+    pub(crate) usd_without_luck: f64,
 }
 
 /// Nodes of a kind; an owned node is a pool of its own.
@@ -76,37 +80,46 @@ impl Bound {
         fleet: &Fleet,
         jobs: &[Job],
         plan: &[(u64, Happens)],
-        service: &Service<'_>,
+        (service, usual): (&Service<'_>, &Service<'_>),
     ) -> Self {
         let problem = Problem::new(fleet, jobs, plan, service);
         let count = jobs.len().max(1) as f64;
         let able = problem.ways.iter().filter(|ways| !ways.is_empty()).count() as f64;
-        let worth = |job: usize| {
-            let ways = problem.ways[job].iter();
-            PENALTY * ways.map(|way| way.usd).fold(1e-9, f64::max)
-        };
-        let dual = problem.dual(&worth, &|way| way.usd, None);
+        let (dual, usd) = problem.least_cost();
         let short = problem.short(&dual);
         let most = problem.dual(&|_| 1.0, &|_| 0.0, Some(short));
         let attainment = (most.worth / count).min(able / count);
-        let total: f64 = (0..jobs.len())
-            .filter(|job| !problem.ways[*job].is_empty())
-            .map(worth)
-            .sum();
-        // The least of costs and penalties, less the penalties in it.
-        let usd = (total - dual.worth) - (total - dual.taken_worth);
         let (reached, reached_usd) = problem.schedule(jobs, &dual.sums);
+        let (_, usd_without_luck) = Problem::new(fleet, jobs, plan, usual).least_cost();
         Self {
             attainment,
-            usd: usd.max(0.0),
+            usd,
             served: dual.taken / count,
             reached: reached / count,
             reached_usd: reached_usd / reached.max(1.0),
+            usd_without_luck,
         }
     }
 }
 
 impl Problem {
+    /// Prices that bound the cost of serving whom it is worth to serve, and
+    /// that cost in dollars.
+    fn least_cost(&self) -> (Dual, f64) {
+        let worth = |job: usize| {
+            let ways = self.ways[job].iter();
+            PENALTY * ways.map(|way| way.usd).fold(1e-9, f64::max)
+        };
+        let dual = self.dual(&worth, &|way| way.usd, None);
+        let total: f64 = (0..self.ways.len())
+            .filter(|job| !self.ways[*job].is_empty())
+            .map(worth)
+            .sum();
+        // The least of costs and penalties, less the penalties in it.
+        let usd = (total - dual.worth) - (total - dual.taken_worth);
+        (dual, usd.max(0.0))
+    }
+
     fn new(fleet: &Fleet, jobs: &[Job], plan: &[(u64, Happens)], service: &Service<'_>) -> Self {
         let mut pools: Vec<Pool> = Vec::new();
         for (node, (kind, number)) in fleet.nodes().enumerate() {

@@ -109,9 +109,10 @@ impl Table {
         }
         let of = |name: &str| mean(&self.samples("bound", name)) * 100.0;
         let usd = mean(&self.samples("bound", "cost_usd_of_that_schedule"));
+        let usual = mean(&self.samples("bound", "cost_usd_without_luck"));
         say(&format!(
-            "the bound: at most {:.2} % in time; its cost is for {:.2} %; a schedule that knows \
-             all keeps {:.2} %, at ${usd:.4} / 1k",
+            "the bound: at most {:.2} % in time; its cost is for {:.2} %, and with no luck to \
+             know ${usual:.4} / 1k; a schedule that knows all keeps {:.2} %, at ${usd:.4} / 1k",
             of("attainment"),
             of("served"),
             of("reached_by_a_schedule"),
