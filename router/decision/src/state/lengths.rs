@@ -49,7 +49,7 @@ fn sizes(meta: &RequestMeta) -> impl Iterator<Item = Size> {
     let tokens = u64::from(meta.estimated_prompt_tokens().max(1));
     let octave = tokens.ilog2();
     (0..).zip(SIZES_TO_A_DOUBLING).map(move |(fine, sizes)| {
-        let within = (tokens - (1 << octave)) * sizes >> octave;
+        let within = ((tokens - (1 << octave)) * sizes) >> octave;
         (fine, octave as u8, within as u8)
     })
 }
@@ -210,6 +210,13 @@ impl Lengths {
         let own = self.of_user.get(&(kind, meta.user_id.clone()));
         let share = own.map_or(1.0, |own| own.mean_or(ENOUGH, 1.0));
         Some((known.expect(sizes(meta)) * share, &known.spread))
+    }
+
+    /// Sizes as they are counted, and as there are.
+    #[cfg(test)]
+    pub(crate) fn sizes_known(&self) -> (usize, usize) {
+        let kept = self.of_kind.values().map(|known| known.of_size.len());
+        (self.sizes, kept.sum())
     }
 
     #[cfg(test)]

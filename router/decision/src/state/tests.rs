@@ -261,6 +261,55 @@ fn lengths_are_learnt_by_the_prompts_size() {
 }
 
 #[test]
+fn a_narrow_size_of_prompts_says_more_as_far_as_it_has_answers() {
+    let mut lengths = Lengths::default();
+    let of = |prompt_tokens: usize| {
+        let mut meta = meta(|_| {});
+        meta.content_bytes = prompt_tokens * 3;
+        meta
+    };
+    let likely = |lengths: &Lengths, prompt_tokens| {
+        let expected = lengths.expect(&of(prompt_tokens), empty());
+        expected.unwrap().likely
+    };
+    // Two templates whose prompts are a tenth apart in length.
+    for _ in 0..200 {
+        lengths.record(&of(1_100), empty(), 400);
+        lengths.record(&of(1_210), empty(), 40);
+    }
+    assert!(likely(&lengths, 1_100) > 380, "{}", likely(&lengths, 1_100));
+    assert!(likely(&lengths, 1_210) < 60, "{}", likely(&lengths, 1_210));
+    // A size that was never seen is as its doubling was; with one answer it is
+    // still mostly that, and with many its own.
+    let before = likely(&lengths, 1_350);
+    assert!((200..240).contains(&before), "{before}");
+    lengths.record(&of(1_350), empty(), 900);
+    let once = likely(&lengths, 1_350);
+    assert!(before < once && once < 450, "{once}");
+    for _ in 0..200 {
+        lengths.record(&of(1_350), empty(), 900);
+    }
+    assert!(likely(&lengths, 1_350) > 850);
+}
+
+#[test]
+fn no_more_sizes_are_learnt_than_there_is_room_for() {
+    let mut lengths = Lengths::default();
+    for policy in 0..60 {
+        for octave in 3..27 {
+            for part in 0..32 {
+                let tokens = (32 + part) << octave >> 5;
+                let mut meta = meta(|r| r.policy = format!("policy-{policy}"));
+                meta.content_bytes = tokens * 3;
+                lengths.record(&meta, empty(), 100);
+            }
+        }
+    }
+    let (counted, kept) = lengths.sizes_known();
+    assert_eq!((counted, kept), (1 << 14, 1 << 14));
+}
+
+#[test]
 fn lengths_are_learnt_by_how_prompts_begin() {
     let mut lengths = Lengths::default();
     let asked = meta(|_| {});
