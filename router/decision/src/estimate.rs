@@ -134,15 +134,17 @@ impl Estimate {
             true => policy.sure_z.min(HELD_Z),
             false => policy.sure_z,
         };
-        let first_token_sure_ms = fixed_ms + ahead.quantile(sure_z);
+        let sure_ms = fixed_ms + ahead.quantile(sure_z);
         let served_ms = match is_full {
             true => {
                 let served = served.doubted(age_us);
                 let sure_ms = served.quantile(policy.sure_z);
                 (fixed_ms + served.mean, fixed_ms + sure_ms)
             }
-            false => (first_token_ms, first_token_sure_ms),
+            false => (first_token_ms, sure_ms),
         };
+        // A slot that comes free is of use only while it would surely do.
+        let first_token_sure_ms = sure_ms.max(served_ms.1);
         Self {
             first_token_ms,
             first_token_p99_ms: fixed_ms + ahead.quantile(P99_Z),
