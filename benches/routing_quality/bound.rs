@@ -40,8 +40,8 @@ pub(crate) struct Bound {
     /// of those costs in it, in dollars.
     pub(crate) reached: f64,
     pub(crate) reached_usd: f64,
-    /// What `usd` would be if every node were at its usual speed for every
-    /// request: the rest is knowing which request is lucky where.
+    /// What each answer would cost if every node were at its usual speed for
+    /// every request: the rest is knowing which request is lucky where.
     pub(crate) usd_without_luck: f64,
 }
 
@@ -90,14 +90,14 @@ impl Bound {
         let most = problem.dual(&|_| 1.0, &|_| 0.0, Some(short));
         let attainment = (most.worth / count).min(able / count);
         let (reached, reached_usd) = problem.schedule(jobs, &dual.sums);
-        let (_, usd_without_luck) = Problem::new(fleet, jobs, plan, usual).least_cost();
+        let (unlucky, usd_without_luck) = Problem::new(fleet, jobs, plan, usual).least_cost();
         Self {
             attainment,
             usd,
             served: dual.taken / count,
             reached: reached / count,
             reached_usd: reached_usd / reached.max(1.0),
-            usd_without_luck,
+            usd_without_luck: usd_without_luck / unlucky.taken.max(1.0),
         }
     }
 }

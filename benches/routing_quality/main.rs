@@ -198,10 +198,7 @@ impl Setting {
                 ("attainment", bound.attainment),
                 ("cost_usd", bound.usd / in_time.max(1.0) * 1e3),
                 ("total_usd", bound.usd),
-                (
-                    "cost_usd_without_luck",
-                    bound.usd_without_luck / in_time.max(1.0) * 1e3,
-                ),
+                ("cost_usd_without_luck", bound.usd_without_luck * 1e3),
                 ("served", bound.served),
                 ("reached_by_a_schedule", bound.reached),
                 ("cost_usd_of_that_schedule", bound.reached_usd * 1e3),

@@ -70,8 +70,8 @@ impl Server {
         self.kv_tokens - self.kv_used
     }
 
-    /// A stream ended.
-    pub(crate) fn end(&mut self, job: usize, attempt: u32) {
+    /// A stream ended, if it was still there.
+    pub(crate) fn end(&mut self, job: usize, attempt: u32) -> bool {
         let found = self
             .running
             .iter()
@@ -80,6 +80,7 @@ impl Server {
             let held = self.running.swap_remove(at);
             self.kv_used -= held.kv;
         }
+        found.is_some()
     }
 
     /// Everything under way is lost, and the cache.

@@ -292,7 +292,9 @@ impl<'a, S: Strategy> Sim<'a, S> {
     }
 
     fn end(&mut self, node: usize, job: usize, attempt: u32) {
-        self.servers[node].end(job, attempt);
+        if !self.servers[node].end(job, attempt) {
+            return;
+        }
         self.begin(node);
         let output = self.jobs[job].output;
         let written = output - self.fates[job].written.min(output);

@@ -198,7 +198,7 @@ impl Breakers {
             return;
         }
         let chunks = snapshot.candidates.chunks();
-        let mut worse = Vec::new();
+        let (mut worse, mut closed) = (Vec::new(), Closed::new());
         for (place, candidate) in chunks.flat_map(|(first, chunk)| (first..).zip(chunk.items())) {
             let own = inner
                 .tripped
@@ -211,21 +211,24 @@ impl Breakers {
             let own = whole.map_or(own, |entry| {
                 worst(own, entry.machine.passes(&inner.config, now))
             });
-            let both = worst(own, tiers[candidate.tier as usize]);
+            let of_tier = tiers[candidate.tier as usize];
+            // With its whole tier open nobody is waited for anyway.
+            if is_open(own) && !is_open(of_tier) {
+                close_slots(&mut closed, candidate, now);
+            }
+            let both = worst(own, of_tier);
             let breaker = worst(candidate.breaker, both);
             if breaker != candidate.breaker {
                 worse.push((place, breaker));
             }
         }
-        let shut =
-            |(_, breaker): &&(usize, BreakerState)| matches!(breaker, BreakerState::Open { .. });
-        let shut: Vec<_> = worse.iter().filter(shut).map(|(at, _)| *at).collect();
+        drop(inner);
         // The others stay shared with whoever else reads them.
         for (place, breaker) in worse {
             let update = |candidate: &mut CandidateState| candidate.breaker = breaker;
             snapshot.candidates.update(place, update);
         }
-        close_slots(snapshot, &shut);
+        tell_closed(snapshot, &closed);
     }
 
     /// Lets an attempt at a candidate pass, or says when to come back.
@@ -368,28 +371,45 @@ impl TierEntry {
     }
 }
 
+const fn is_open(breaker: BreakerState) -> bool {
+    matches!(breaker, BreakerState::Open { .. })
+}
+
+/// Free slots behind open breakers, by pool and model.
+type Closed = BTreeMap<(u32, ModelId), u32>;
+
 /// Slots behind an open breaker are nobody's: with those alone free, a pool is
 /// full, and requests wait for one of the others.
-fn close_slots(snapshot: &mut Snapshot, shut: &[usize]) {
-    for at in shut {
-        let candidate = &snapshot.candidates[*at];
-        let (pool, model) = (candidate.outlook.pool, candidate.model.id.clone());
-        let free = candidate
-            .outlook
-            .slots
-            .saturating_sub(candidate.outlook.open);
-        if pool == 0 || free == 0 {
-            continue;
-        }
-        let alike = |c: &CandidateState| c.outlook.pool == pool && c.model.id == model;
-        let places = snapshot.candidates.iter().enumerate();
-        let places: Vec<_> = places.filter(|(_, c)| alike(c)).map(|(at, _)| at).collect();
-        for at in places {
-            snapshot.candidates.update(at, |candidate| {
-                let outlook = &mut candidate.outlook;
-                outlook.pool_free = outlook.pool_free.saturating_sub(free);
-            });
-        }
+fn close_slots(closed: &mut Closed, candidate: &CandidateState, now: Time) {
+    let outlook = &candidate.outlook;
+    // As its pool counts it: who is not ready has none free there.
+    let ready = outlook.ready_at.is_none_or(|at| at <= now);
+    let free = outlook.slots.saturating_sub(outlook.open);
+    let free = free.min(candidate.credits_free);
+    if outlook.pool != 0 && ready && free > 0 {
+        let of_pool = (outlook.pool, candidate.model.id.clone());
+        *closed.entry(of_pool).or_default() += free;
+    }
+}
+
+/// Tells nodes that have no slot free, which alone ask for those of the pool.
+fn tell_closed(snapshot: &mut Snapshot, closed: &Closed) {
+    if closed.is_empty() {
+        return;
+    }
+    let chunks = snapshot.candidates.chunks();
+    let full = chunks
+        .flat_map(|(first, chunk)| (first..).zip(chunk.items()))
+        .filter(|(_, c)| c.outlook.pool != 0 && c.outlook.open >= c.outlook.slots)
+        .filter_map(|(at, c)| {
+            let of_pool = (c.outlook.pool, c.model.id.clone());
+            closed.get(&of_pool).map(|free| (at, *free))
+        });
+    for (at, free) in full.collect::<Vec<_>>() {
+        snapshot.candidates.update(at, |candidate| {
+            let outlook = &mut candidate.outlook;
+            outlook.pool_free = outlook.pool_free.saturating_sub(free);
+        });
     }
 }
 

@@ -254,7 +254,7 @@ impl<'a> Round<'a> {
     /// would be asked at once must still make it then, and must not be better
     /// than the chance of a slot. One node alone may as well have it in its
     /// own queue.
-    fn hold(&self, choices: &crate::ranking::Choices) -> Option<Hold> {
+    fn hold(&self, choices: &crate::ranking::Choices, is_late: bool) -> Option<Hold> {
         let first = choices.first().filter(|first| first.estimate.held)?;
         let at_once = choices.iter().find(|choice| !choice.estimate.held);
         let outlook = &first.candidate(self.snapshot).outlook;
@@ -266,7 +266,8 @@ impl<'a> Round<'a> {
         };
         let spare = spare.filter(|spare| *spare > Duration::ZERO)?;
         let start_within = served.unwrap_or_default().min(spare);
-        if let Some(at_once) = at_once {
+        // Who is late anyway goes by when, not by score.
+        if let Some(at_once) = at_once.filter(|_| !is_late) {
             // Who waits in vain may be left with the dearest.
             let dearest = choices.iter().rev().find(|choice| !choice.estimate.held);
             let in_vain = dearest.map_or(0.0, |dearest| dearest.score);
@@ -361,7 +362,7 @@ impl<'a> Round<'a> {
             ..wanted
         });
         Ok(Plan {
-            hold: self.hold(&choices),
+            hold: self.hold(&choices, is_late),
             wanted,
             scores: ranking.scores,
             choices,

@@ -395,7 +395,7 @@ fn a_scarce_slot_goes_to_whoever_saves_most_by_it() {
 
 proptest! {
     #[test]
-    fn pools_count_every_slot_once(steps in proptest::collection::vec((0..7_u8, 0..4_u8, 0..9_u32), 1..120)) {
+    fn pools_count_every_slot_once(steps in proptest::collection::vec((0..10_u8, 0..4_u8, 0..9_u32), 1..120)) {
         let mut tracker = Tracker::new(1);
         let names = ["a", "b", "c", "d"];
         let mut open = std::collections::BTreeSet::new();
@@ -429,6 +429,16 @@ proptest! {
                         tracker.closed(StreamId(stream), Some(number), now);
                     }
                 }
+                6 => tracker.credits(&id(name), number, now),
+                7 => {
+                    let ready = (number > 0).then(|| at(n as u64 * 10 + u64::from(number) * 20));
+                    tracker.ready_at(&id(name), ready, now);
+                }
+                8 => {
+                    if let Some(stream) = open.first() {
+                        tracker.failed(StreamId(*stream), now);
+                    }
+                }
                 _ => {
                     let place = tracker.place_of(&id(name), &offer("model", 0.6, 0.1).id);
                     if place.is_some() && name == "a" {
@@ -437,7 +447,7 @@ proptest! {
                     }
                 }
             }
-            tracker.check_pools();
+            tracker.check_pools(now);
         }
     }
 }

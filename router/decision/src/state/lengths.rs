@@ -163,7 +163,10 @@ impl Lengths {
             known.spread.record(tokens);
             expected = known.expect(sizes(meta));
             for size in sizes(meta) {
-                if self.sizes >= MAX_SIZES && !known.of_size.contains_key(&size) {
+                // The finer it is, the earlier there is no room for it, so
+                // that kinds that come late have coarse sizes at least.
+                let room = MAX_SIZES - MAX_SIZES / 4 * usize::from(size.0);
+                if self.sizes >= room && !known.of_size.contains_key(&size) {
                     break;
                 }
                 let of_size = known.of_size.entry(size).or_insert_with(|| {

@@ -293,20 +293,42 @@ fn a_narrow_size_of_prompts_says_more_as_far_as_it_has_answers() {
 }
 
 #[test]
-fn no_more_sizes_are_learnt_than_there_is_room_for() {
+fn sizes_have_a_bound_and_kinds_that_come_late_have_coarse_ones() {
     let mut lengths = Lengths::default();
-    for policy in 0..60 {
+    let asked = |policy: u32, prompt_tokens: usize| {
+        let mut meta = meta(|r| r.policy = format!("policy-{policy}"));
+        meta.content_bytes = prompt_tokens * 3;
+        meta
+    };
+    for policy in 0..50 {
         for octave in 3..27 {
             for part in 0..32 {
-                let tokens = (32 + part) << octave >> 5;
-                let mut meta = meta(|r| r.policy = format!("policy-{policy}"));
-                meta.content_bytes = tokens * 3;
-                lengths.record(&meta, empty(), 100);
+                let tokens = ((32 + part) << octave) >> 5;
+                lengths.record(&asked(policy, tokens), empty(), 100);
             }
         }
     }
     let (counted, kept) = lengths.sizes_known();
-    assert_eq!((counted, kept), (1 << 14, 1 << 14));
+    assert_eq!(counted, kept);
+    assert!((1 << 13..=1 << 14).contains(&kept), "{kept}");
+    for _ in 0..50 {
+        lengths.record(&asked(50, 100), empty(), 10);
+        lengths.record(&asked(50, 10_000), empty(), 1_000);
+    }
+    let likely = |tokens| lengths.expect(&asked(50, tokens), empty()).unwrap().likely;
+    assert!(
+        likely(10_000) > 3 * likely(100),
+        "{} {}",
+        likely(100),
+        likely(10_000)
+    );
+    // Every kind may fill the rest.
+    for policy in 51..400 {
+        for octave in 3..27 {
+            lengths.record(&asked(policy, 1 << octave), empty(), 100);
+        }
+    }
+    assert_eq!(lengths.sizes_known(), (1 << 14, 1 << 14));
 }
 
 #[test]

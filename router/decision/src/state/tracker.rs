@@ -275,6 +275,7 @@ impl Tracker {
             }
         }
         self.streams.retain(|_, open| &open.node != node);
+        self.tell_left(gone.part.pool);
         self.forget_some();
         self.snapshot.sequence += 1;
     }

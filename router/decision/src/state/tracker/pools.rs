@@ -51,15 +51,14 @@ struct Kind {
     region: Option<Region>,
     /// A device is a pool of its own, and so is whoever is behind a transit.
     alone: Option<NodeId>,
-    models: Vec<(ModelId, Usd, Usd)>,
+    models: Vec<(ModelId, u32, Usd, Usd)>,
 }
 
 /// Nodes that are alike.
 #[derive(Debug, Default)]
 struct Pool {
     members: Vec<NodeId>,
-    slots: u32,
-    busy: u32,
+    counts: Counts,
     held: u32,
     worth: Worth,
 }
@@ -91,19 +90,39 @@ pub(super) struct Pools {
 pub(super) struct Part {
     /// Its pool; 0 for none.
     pub(super) pool: u32,
+    counts: Counts,
+}
+
+/// Slots of a node, or of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    /// Those there are, whoever may use them.
     slots: u32,
+    /// Those of them that streams have.
     busy: u32,
+    /// Those that a stream may be sent to now.
+    free: u32,
+}
+
+impl Counts {
+    fn add(&mut self, of_node: Self) {
+        self.slots += of_node.slots;
+        self.busy += of_node.busy;
+        self.free += of_node.free;
+    }
+
+    fn take_away(&mut self, of_node: Self) {
+        self.slots -= of_node.slots;
+        self.busy -= of_node.busy;
+        self.free -= of_node.free;
+    }
 }
 
 impl Pool {
-    const fn free(&self) -> u32 {
-        self.slots.saturating_sub(self.busy)
-    }
-
-    /// What all nodes of a pool are told at once when it changes: whether a
-    /// slot is free, and whether one is beyond those that are held back.
-    const fn has_free(&self) -> (bool, bool) {
-        (self.free() > 0, self.free() > self.held)
+    /// Slots for those that are held back, and one more for whoever comes
+    /// new: when that changes, all nodes of a pool are told at once.
+    fn for_the_line(&self) -> u32 {
+        self.counts.free.min(self.held.saturating_add(1))
     }
 
     fn work(&mut self, now: Time) {
@@ -114,7 +133,7 @@ impl Pool {
     /// What is left of the demand.
     fn left_s(&self, now: Time) -> f64 {
         let passed = now.since(self.worth.at).as_secs_f64();
-        let slots = f64::from(self.slots);
+        let slots = f64::from(self.counts.slots);
         (self.worth.left_s - passed * (slots + LUMPS * slots.sqrt())).max(0.0)
     }
 
@@ -125,7 +144,7 @@ impl Pool {
             patience_s,
             ..
         } = self.worth;
-        let slots = f64::from(self.slots.max(1));
+        let slots = f64::from(self.counts.slots.max(1));
         let in_time = SERVED_IN_TIME * patience_s * slots / wanted_s.max(1e-3);
         let too_many = f64::from(self.held) - in_time.max(LUMPS * slots.sqrt());
         let left_s = (self.left_s(now) + WAITING_S * too_many.max(0.0)) / slots;
@@ -134,8 +153,9 @@ impl Pool {
 
     fn scarcity(&self) -> f64 {
         // What is left to spare once one more is taken.
-        let spare = f64::from(self.slots.saturating_sub(self.busy + self.held + 1));
-        let to_spare = (SPARE * f64::from(self.slots)).max(1.0);
+        let Counts { slots, free, .. } = self.counts;
+        let spare = f64::from(free.saturating_sub(self.held.saturating_add(1)));
+        let to_spare = (SPARE * f64::from(slots)).max(1.0);
         (1.0 - spare / to_spare).max(0.0)
     }
 }
@@ -149,8 +169,8 @@ impl Pools {
         Outlook {
             pool: part.pool,
             pool_nodes: u32::try_from(pool.members.len()).unwrap_or(u32::MAX),
-            pool_busy: pool.busy,
-            pool_free: pool.free(),
+            pool_busy: pool.counts.busy,
+            pool_free: pool.counts.free,
             held: pool.held,
             slot_usd_s: pool.price(now) as f32,
             scarcity: pool.scarcity() as f32,
@@ -178,8 +198,7 @@ impl Pools {
         let Some(pool) = self.pools.get_mut(&part.pool) else {
             return;
         };
-        pool.slots -= part.slots;
-        pool.busy -= part.busy;
+        pool.counts.take_away(part.counts);
         pool.members.retain(|member| member != node);
         if pool.members.is_empty() {
             self.pools.remove(&part.pool);
@@ -201,14 +220,18 @@ impl Node {
             .saturating_add((meanwhile + 0.5).min(f64::from(self.slots)) as u32)
     }
 
-    /// Slots that streams may be sent to, and how many of them are taken.
-    fn counts(&self, now: Time) -> (u32, u32) {
-        if self.ready_at.is_some_and(|at| at > now) {
-            return (0, 0);
+    /// Its slots. Nobody is sent where nobody is served yet, or beyond what
+    /// it lends.
+    fn counts(&self, now: Time) -> Counts {
+        let slots = self.takes();
+        let busy = self.streams().min(slots);
+        let ready = self.ready_at.is_none_or(|at| at <= now);
+        let lent = self.credits.saturating_sub(self.open);
+        Counts {
+            slots,
+            busy,
+            free: if ready { (slots - busy).min(lent) } else { 0 },
         }
-        let ours = self.others.saturating_add(self.credits);
-        let slots = self.takes().min(ours);
-        (slots, self.streams().min(slots))
     }
 
     /// Streams there, ours and others'.
@@ -226,6 +249,7 @@ fn kind(candidates: &[&CandidateState]) -> Option<Kind> {
             let model = &c.model;
             (
                 model.id.clone(),
+                model.context_tokens,
                 model.input_per_million,
                 model.output_per_million,
             )
@@ -265,22 +289,38 @@ impl Tracker {
     }
 
     /// A node's streams changed: in a large pool whoever is like it is told
-    /// when that was the last slot, or the first.
+    /// while slots are few.
     pub(super) fn count(&mut self, name: &NodeId, now: Time) {
         let Some(node) = self.nodes.get_mut(name) else {
             return;
         };
-        let (slots, busy) = node.counts(now);
+        let counts = node.counts(now);
         let Some(pool) = self.pools.pools.get_mut(&node.part.pool) else {
             return;
         };
-        let had_free = pool.has_free();
-        pool.slots = pool.slots - node.part.slots + slots;
-        pool.busy = pool.busy - node.part.busy + busy;
-        (node.part.slots, node.part.busy) = (slots, busy);
-        if pool.has_free() != had_free || pool.members.len() <= TOLD_ALWAYS {
+        let was = pool.for_the_line();
+        pool.counts.take_away(node.part.counts);
+        pool.counts.add(counts);
+        node.part.counts = counts;
+        if pool.for_the_line() != was || pool.members.len() <= TOLD_ALWAYS {
             let number = node.part.pool;
             self.tell_pool(number, now);
+        }
+    }
+
+    /// A node of the pool is gone, and its slots with it.
+    pub(super) fn tell_left(&mut self, number: u32) {
+        let Some(pool) = self.pools.pools.get(&number) else {
+            return;
+        };
+        let Counts { busy, free, .. } = pool.counts;
+        for member in pool.members.iter().take(TOLD_AT_ONCE) {
+            for model in self.nodes.get(member).into_iter().flat_map(|n| &n.models) {
+                self.snapshot.candidates.update(model.index, |candidate| {
+                    let outlook = &mut candidate.outlook;
+                    (outlook.pool_busy, outlook.pool_free) = (busy, free);
+                });
+            }
         }
     }
 
@@ -312,7 +352,7 @@ impl Tracker {
             worth.saves *= libm::pow(saves / worth.saves, NEWEST);
         }
         usual(&mut worth.wanted_s, hold_s);
-        let most = MOST_LEFT_S * f64::from(pool.slots.max(1));
+        let most = MOST_LEFT_S * f64::from(pool.counts.slots.max(1));
         worth.left_s = (worth.left_s + hold_s).min(most);
     }
 
@@ -346,19 +386,21 @@ fn usual(known: &mut f64, newest: f64) {
 #[cfg(test)]
 impl Tracker {
     /// Every pool is the sum of its nodes, and nothing else is in it.
-    pub(crate) fn check_pools(&self) {
-        let mut sums: BTreeMap<u32, (u32, u32, usize)> = BTreeMap::new();
+    pub(crate) fn check_pools(&self, now: Time) {
+        let mut sums: BTreeMap<u32, (Counts, usize)> = BTreeMap::new();
         for node in self.nodes.values().filter(|node| node.part.pool != 0) {
-            if node.ready_at.is_none() {
-                assert_eq!((node.part.slots, node.part.busy), node.counts(Time::ZERO));
+            let counts = node.counts(now);
+            // Who became ready since is counted with its next report.
+            if node.ready_at.is_none_or(|at| at > now) {
+                assert_eq!(node.part.counts, counts);
             }
+            assert!(counts.busy + counts.free <= counts.slots);
             let sum = sums.entry(node.part.pool).or_default();
-            sum.0 += node.part.slots;
-            sum.1 += node.part.busy;
-            sum.2 += 1;
+            sum.0.add(node.part.counts);
+            sum.1 += 1;
         }
         let pools = self.pools.pools.iter();
-        let pools = pools.map(|(number, p)| (*number, (p.slots, p.busy, p.members.len())));
+        let pools = pools.map(|(number, p)| (*number, (p.counts, p.members.len())));
         assert_eq!(sums, pools.collect::<BTreeMap<_, _>>());
         assert_eq!(self.pools.by_kind.len(), sums.len());
         for pool in self.pools.pools.values() {
