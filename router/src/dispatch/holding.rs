@@ -179,7 +179,9 @@ impl Shared {
                 break decided;
             }
             let elsewhere = decided.candidate(0).outlook.pool != waiting.place.pool;
-            if let Some(other) = elsewhere.then(|| self.wait(&decided)).flatten() {
+            if let Some(mut other) = elsewhere.then(|| self.wait(&decided)).flatten() {
+                // Without a deadline each line would give it as long anew.
+                other.over = other.over.min(waiting.over);
                 waiting = other;
             } else if waited && ahead + 1 < IN_FRONT {
                 waiting.place.pass_on();
