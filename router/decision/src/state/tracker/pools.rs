@@ -15,6 +15,9 @@ use crate::plan::Wanted;
 use std::collections::BTreeMap;
 use tiermesh_core::{CandidateState, ModelId, NodeId, Outlook, Region, Tier, Time, Usd};
 
+#[cfg(test)]
+mod check;
+
 /// With so many seconds of a pool's work left over, a second of its slots
 /// costs what a second of them usually saves.
 const PRICED_S: f64 = 30.0;
@@ -381,30 +384,4 @@ fn usual(known: &mut f64, newest: f64) {
         true => *known + NEWEST * (newest - *known),
         false => newest,
     };
-}
-
-#[cfg(test)]
-impl Tracker {
-    /// Every pool is the sum of its nodes, and nothing else is in it.
-    pub(crate) fn check_pools(&self, now: Time) {
-        let mut sums: BTreeMap<u32, (Counts, usize)> = BTreeMap::new();
-        for node in self.nodes.values().filter(|node| node.part.pool != 0) {
-            let counts = node.counts(now);
-            // Who became ready since is counted with its next report.
-            if node.ready_at.is_none_or(|at| at > now) {
-                assert_eq!(node.part.counts, counts);
-            }
-            assert!(counts.busy + counts.free <= counts.slots);
-            let sum = sums.entry(node.part.pool).or_default();
-            sum.0.add(node.part.counts);
-            sum.1 += 1;
-        }
-        let pools = self.pools.pools.iter();
-        let pools = pools.map(|(number, p)| (*number, (p.counts, p.members.len())));
-        assert_eq!(sums, pools.collect::<BTreeMap<_, _>>());
-        assert_eq!(self.pools.by_kind.len(), sums.len());
-        for pool in self.pools.pools.values() {
-            assert!(pool.price(Time::from_us(u64::MAX)).is_finite() && pool.worth.left_s >= 0.0);
-        }
-    }
 }
