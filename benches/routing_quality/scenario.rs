@@ -16,7 +16,7 @@ pub(crate) enum Scenario {
     Stall,
     /// The largest zone of the edge is out of reach for a tenth of the time.
     Partition,
-    /// Half of the edge nodes restart at a third without their model.
+    /// Half of the edge nodes restart at a third, and load their model anew.
     ColdModel,
     /// At half, the cloud's prices triple and the edge's fall to a half.
     PriceChange,
