@@ -43,8 +43,8 @@ pub struct Estimate {
     pub energy: Usd,
     /// Share of the prompt that need not be read again, 0 to 1.
     pub warm_share: f64,
-    /// Milliseconds of a slot that it takes, where slots are known; of several,
-    /// if it takes the memory of several.
+    /// Milliseconds of a slot that it takes, where slots are known; of more than
+    /// one, if it takes the memory of several.
     pub hold_ms: f64,
     /// What those keep from others, as money that nobody is charged.
     pub slot: Usd,
@@ -123,10 +123,9 @@ impl Estimate {
                 .per_million(prompt + u64::from(limits.answer.0)),
             _ => Usd::ZERO,
         };
-        // Who takes the memory of several slots takes several slots.
         let slots = match outlook.kv_slot {
             0 => 1.0,
-            a_slot => (f64::from(kv_tokens) / f64::from(a_slot)).max(1.0),
+            a_slot => slots_taken(f64::from(kv_tokens) / f64::from(a_slot)),
         };
         let hold_ms = slots * (served.mean + rest(limits.answer.0) + token_ms);
         let scarcity = f64::from(outlook.scarcity.min(1.0));
@@ -196,6 +195,13 @@ impl Estimate {
     pub(crate) fn z(&self, slack_ms: f64) -> f64 {
         ((slack_ms - self.first_token_ms) / self.deviation_ms.max(1e-3)).clamp(-1e6, 1e6)
     }
+}
+
+/// Slots that others cannot use meanwhile, for one that takes the memory of so
+/// many. Where memory runs out first it is as many, where slots do it is one.
+/// Which of them it will be depends on who else comes; it counts half.
+fn slots_taken(memory_of: f64) -> f64 {
+    1.0 + 0.5 * (memory_of - 1.0).max(0.0)
 }
 
 /// What so much of a slot is worth.

@@ -45,6 +45,17 @@ fn what_is_at_hand_is_not_read_again() {
 }
 
 #[test]
+fn memory_beyond_a_slots_own_counts_half() {
+    let mut node = busy(0, 0);
+    let slot = of(&node, 0);
+    node.outlook.kv_slot = slot.kv_tokens * 2;
+    assert_eq!(of(&node, 0).hold_ms, slot.hold_ms);
+    node.outlook.kv_slot = slot.kv_tokens / 3;
+    let more = of(&node, 0).hold_ms / slot.hold_ms;
+    assert!((more - 2.0).abs() < 0.1, "{more}");
+}
+
+#[test]
 fn an_old_report_is_doubted() {
     let mut old = busy(4, 0);
     let fresh = of(&old, 0);
