@@ -23,7 +23,9 @@ use dual::Dual;
 use pools::{capacity, way};
 
 /// Moments that prices are kept for, at most.
-const MOST_BINS: usize = 8_000;
+const MOST_BINS: u64 = 8_000;
+/// Microseconds of such a moment at most; at best, an answer takes ten.
+const LONGEST_BIN_US: u64 = 500_000;
 /// What an answer that is not in time costs in the second bound, as a multiple
 /// of the dearest way to give it.
 const PENALTY: f64 = 4.0;
@@ -136,22 +138,27 @@ impl Problem {
                 }),
             }
         }
-        let end = jobs.iter().map(|job| job.due_end).max().unwrap_or(1);
         let last = jobs.iter().map(|job| job.at).max().unwrap_or(1);
-        let horizon = end.min(last + 600_000_000);
-        let bin = (horizon / MOST_BINS as u64).max(500_000);
-        let bins = (horizon / bin + 2) as usize;
-        let slots = pools
-            .iter()
-            .map(|pool| capacity(fleet, pool, plan, bin, bins));
-        let slots = slots.collect();
+        let horizon = last + 600_000_000;
         let ways = jobs.iter().enumerate().map(|(at, job)| {
             let of_pool = pools.iter().enumerate();
             let ways = of_pool.filter(|(_, p)| p.owner.is_none_or(|owner| owner == job.user));
             ways.filter_map(|(pool, p)| way(fleet, plan, (at, job), (pool, p), service, horizon))
                 .collect()
         });
-        let ways = ways.collect();
+        let ways: Vec<Vec<Way>> = ways.collect();
+        let all = || ways.iter().flatten();
+        let end = all().map(|way| way.latest + way.took).max().unwrap_or(1);
+        let usual = all().map(|way| way.took).sum::<u64>() / (all().count() as u64).max(1);
+        let bin = (usual / 10)
+            .min(LONGEST_BIN_US)
+            .max(end / MOST_BINS)
+            .max(1_000);
+        let bins = (end / bin + 2) as usize;
+        let slots = pools
+            .iter()
+            .map(|pool| capacity(fleet, pool, plan, bin, bins));
+        let slots = slots.collect();
         Self {
             pools,
             slots,
