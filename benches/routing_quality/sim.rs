@@ -7,9 +7,9 @@ use crate::scenario::Happens;
 use crate::server::{Held, Server};
 use crate::strategy::{Ask, Known, Pick, Strategy};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use tiermesh_core::Time;
-use tiermesh_decision::Hold;
+use tiermesh_decision::{Hold, Line, Turn};
 
 mod gateway;
 mod happens;
@@ -82,7 +82,7 @@ pub(crate) struct Fate {
     pub(crate) gave_up: bool,
     refused_by: Vec<usize>,
     /// The pool that it is held back for, and until when.
-    held: Option<(u32, Hold)>,
+    held: Option<(u32, Hold, Turn)>,
     /// When its present attempt began on a slot, and how long its parts take.
     begun: Option<(u64, u64, u64)>,
     /// Tokens that earlier attempts wrote.
@@ -113,8 +113,8 @@ pub(crate) struct Sim<'a, S: Strategy> {
     pub(crate) fates: Vec<Fate>,
     servers: Vec<Server>,
     known: Vec<Known>,
-    /// Who is held back, by pool, whoever needs a slot first in front.
-    held: BTreeMap<u32, BTreeSet<(Time, usize)>>,
+    /// Who is held back, by pool.
+    held: BTreeMap<u32, Line<usize>>,
     /// The gateway found the node silent and left it alone.
     silent_since: Vec<Option<u64>>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,

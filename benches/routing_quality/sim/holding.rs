@@ -10,11 +10,8 @@ const CALLED: usize = 4;
 
 impl<S: Strategy> Sim<'_, S> {
     pub(super) fn hold(&mut self, job: usize, pool: u32, hold: Hold) {
-        self.fates[job].held = Some((pool, hold));
-        self.held
-            .entry(pool)
-            .or_default()
-            .insert((hold.start_by, job));
+        let turn = self.held.entry(pool).or_default().join(0, hold, job);
+        self.fates[job].held = Some((pool, hold, turn));
         let now = Time::from_us(self.now);
         self.strategy.held(pool, hold.start_by, now);
         let until = hold.until.as_us();
@@ -22,11 +19,11 @@ impl<S: Strategy> Sim<'_, S> {
     }
 
     fn let_go(&mut self, job: usize) {
-        let Some((pool, hold)) = self.fates[job].held.take() else {
+        let Some((pool, _, turn)) = self.fates[job].held.take() else {
             return;
         };
-        if let Some(held) = self.held.get_mut(&pool) {
-            held.remove(&(hold.start_by, job));
+        if let Some(line) = self.held.get_mut(&pool) {
+            line.leave(&turn);
         }
         self.strategy.let_go(pool, Time::from_us(self.now));
     }
@@ -34,7 +31,7 @@ impl<S: Strategy> Sim<'_, S> {
     /// It has waited for as long as it can.
     pub(super) fn hold_over(&mut self, job: usize, until: u64) {
         let held = self.fates[job].held;
-        if held.is_none_or(|(_, hold)| hold.until.as_us() != until) {
+        if held.is_none_or(|(_, hold, _)| hold.until.as_us() != until) {
             return;
         }
         self.let_go(job);
@@ -48,8 +45,12 @@ impl<S: Strategy> Sim<'_, S> {
     pub(super) fn call_held(&mut self) {
         let pools: Vec<u32> = self.held.keys().copied().collect();
         for pool in pools {
-            let first = self.held.get(&pool).into_iter().flatten();
-            let first: Vec<_> = first.take(CALLED).map(|(_, job)| *job).collect();
+            let Some(line) = self.held.get_mut(&pool).filter(|line| !line.is_empty()) else {
+                continue;
+            };
+            line.told(Time::from_us(self.now));
+            let first = line.order().into_iter().take(CALLED);
+            let first: Vec<_> = first.map(|(_, job)| *job).collect();
             let mut before = 0;
             for job in first {
                 match self.ask(job, Some(before)) {

@@ -20,6 +20,7 @@ mod decide;
 mod estimate;
 mod few;
 mod limits;
+mod line;
 mod plan;
 mod policy;
 mod ranking;
@@ -33,6 +34,7 @@ pub use decide::{Answer, Question, Warm, decide};
 pub use estimate::Estimate;
 pub use few::Few;
 pub use limits::Limits;
+pub use line::{Line, Turn};
 pub use plan::{Choice, Hold, MAX_FALLBACKS, MAX_REMOVED, Plan, Removed, Wanted};
 pub use policy::{
     DeadlineRule, Hedge, Metered, Policies, Policy, PolicyError, Preference, Tenant, Weights,

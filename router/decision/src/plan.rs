@@ -46,12 +46,17 @@ pub struct Plan {
 /// a slot free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hold {
-    /// With a slot by then it would still be in time there. In a line, whoever
-    /// has the least of this time left goes first.
+    /// With a slot by then it would still be in time there.
     pub start_by: Time,
     /// It is decided anew when a slot comes free, and at this time at the
     /// latest, without [`Question::hold`].
     pub until: Time,
+    /// A slot of the pool comes free about so often.
+    pub turn: Duration,
+    /// What a second of a slot saves over whoever would be asked else, in
+    /// nano-dollars. Where there is nobody else, an answer is worth more than
+    /// anything saved, whatever its length.
+    pub worth: u64,
 }
 
 /// A demand for slots, met or not.

@@ -344,7 +344,7 @@ impl Attempt {
             sight.failed(now);
         }
         shared.lobby.freed(tier, now);
-        shared.holding.freed(pool);
+        shared.holding.freed(pool, now);
     }
 }
 

@@ -104,7 +104,7 @@ impl Drop for Run {
             // The stream goes first: its place is free for the next.
             drop(attempt);
             self.shared.lobby.freed(tier, now);
-            self.shared.holding.freed(pool);
+            self.shared.holding.freed(pool, now);
         }
     }
 }

@@ -6,11 +6,11 @@
 use super::Shared;
 use super::decided::Decided;
 use crate::memory::HeldBack;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tiermesh_core::{Context, Refusal, RequestMeta, Time};
+use tiermesh_decision::{Hold, Line, Turn};
 use tokio::sync::Notify;
 
 /// A slot may come free without a stream of ours ending, so those in front
@@ -20,20 +20,12 @@ const LOOK: Duration = Duration::from_millis(25);
 /// what this one does not have.
 const IN_FRONT: usize = 4;
 
-/// Who goes first: the most urgent, then who needs a slot first, then who came
-/// first.
-type Turn = (Reverse<u8>, Time, u64);
+type Lines = BTreeMap<u32, Line<Arc<Notify>>>;
 
 /// Who is held back, by the pool they wait for.
 #[derive(Debug, Default)]
 pub(crate) struct Holding {
-    pools: Mutex<Pools>,
-}
-
-#[derive(Debug, Default)]
-struct Pools {
-    waiting: BTreeMap<u32, BTreeMap<Turn, Arc<Notify>>>,
-    next: u64,
+    lines: Mutex<Lines>,
 }
 
 /// A request whose turn came: until this is dropped, the next in line is not
@@ -54,19 +46,15 @@ struct Place {
 }
 
 impl Holding {
-    fn pools(&self) -> MutexGuard<'_, Pools> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A slot of the pool may be free.
-    pub(crate) fn freed(&self, pool: u32) {
-        let pools = self.pools();
-        let first = pools
-            .waiting
-            .get(&pool)
-            .and_then(|line| line.values().next());
-        if let Some(first) = first {
-            first.notify_one();
+    pub(crate) fn freed(&self, pool: u32, now: Time) {
+        if let Some(line) = self.lines().get_mut(&pool) {
+            line.told(now);
+            call_first(line);
         }
     }
 
@@ -74,19 +62,16 @@ impl Holding {
     fn join(
         self: &Arc<Self>,
         pool: u32,
-        (priority, start_by): (u8, Time),
+        (priority, hold): (u8, Hold),
         most: usize,
     ) -> Option<Place> {
-        let mut pools = self.pools();
-        let number = pools.next;
-        let line = pools.waiting.entry(pool).or_default();
+        let mut lines = self.lines();
+        let line = lines.entry(pool).or_default();
         if line.len() >= most {
             return None;
         }
-        let turn = (Reverse(priority), start_by, number);
         let called = Arc::<Notify>::default();
-        line.insert(turn, Arc::clone(&called));
-        pools.next += 1;
+        let turn = line.join(priority, hold, Arc::clone(&called));
         Some(Place {
             holding: Arc::clone(self),
             pool,
@@ -96,23 +81,28 @@ impl Holding {
     }
 }
 
+fn call_first(line: &Line<Arc<Notify>>) {
+    if let Some((_, first)) = line.order().first() {
+        first.notify_one();
+    }
+}
+
 impl Place {
     /// How many are in front.
-    fn ahead(&self) -> usize {
-        let pools = self.holding.pools();
-        let line = pools.waiting.get(&self.pool);
-        line.map_or(0, |line| line.range(..self.turn).count())
+    fn ahead(&self, now: Time) -> usize {
+        let mut lines = self.holding.lines();
+        let Some(line) = lines.get_mut(&self.pool) else {
+            return 0;
+        };
+        line.told(now);
+        line.ahead(&self.turn)
     }
 
     /// The slot is not for this one: the next in line may take it.
     fn pass_on(&self) {
-        let pools = self.holding.pools();
-        let line = pools.waiting.get(&self.pool);
-        let next = line.and_then(|line| {
-            let mut behind = line.range(self.turn..);
-            behind.nth(1)
-        });
-        if let Some((_, called)) = next {
+        let lines = self.holding.lines();
+        let line = lines.get(&self.pool);
+        if let Some(called) = line.and_then(|line| line.behind(&self.turn)) {
             called.notify_one();
         }
     }
@@ -120,16 +110,16 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut pools = self.holding.pools();
-        let Some(line) = pools.waiting.get_mut(&self.pool) else {
+        let mut lines = self.holding.lines();
+        let Some(line) = lines.get_mut(&self.pool) else {
             return;
         };
-        line.remove(&self.turn);
-        // There may be more slots than the one this left for.
-        if let Some(first) = line.values().next() {
-            first.notify_one();
+        line.leave(&self.turn);
+        if line.is_empty() {
+            lines.remove(&self.pool);
         } else {
-            pools.waiting.remove(&self.pool);
+            // There may be more slots than the one this left for.
+            call_first(line);
         }
     }
 }
@@ -170,8 +160,8 @@ impl Shared {
             return Decided::new(self, meta, context, None);
         };
         let mut decided = loop {
-            let waited = waiting.look().await;
-            let ahead = waiting.place.ahead();
+            let waited = waiting.look(self.clock.now()).await;
+            let ahead = waiting.place.ahead(self.clock.now());
             let before = u32::try_from(ahead).unwrap_or(u32::MAX);
             let before = (!waiting.is_over()).then_some(before);
             let decided = Decided::new(self, meta, context.clone(), before)?;
@@ -198,7 +188,7 @@ impl Shared {
     fn wait(&self, decided: &Decided) -> Option<Waiting> {
         let hold = decided.plan.hold?;
         let pool = decided.candidate(0).outlook.pool;
-        let urgency = (decided.context.priority, hold.start_by);
+        let urgency = (decided.context.priority, hold);
         let place = self.holding.join(pool, urgency, self.options.hold_most)?;
         let memory = self.keeps.memory.as_ref()?;
         let held = memory.hold(pool, hold.start_by, decided.at);
@@ -216,8 +206,8 @@ struct Waiting {
 
 impl Waiting {
     /// Waits until it is worth deciding anew; whether it was called.
-    async fn look(&self) -> bool {
-        let look = match self.place.ahead() < IN_FRONT {
+    async fn look(&self, now: Time) -> bool {
+        let look = match self.place.ahead(now) < IN_FRONT {
             true => (tokio::time::Instant::now() + LOOK).min(self.over),
             false => self.over,
         };
@@ -241,30 +231,37 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn at(ms: u64) -> Time {
-        Time::from_us(ms * 1_000)
+    fn hold(ms: u64) -> Hold {
+        let by = Time::from_us(ms * 1_000);
+        Hold {
+            start_by: by,
+            until: by,
+            turn: Duration::from_millis(1),
+            worth: 1,
+        }
     }
 
     #[test]
-    fn the_line_is_bounded_and_goes_by_urgency_and_then_by_time() {
+    fn the_line_is_bounded_and_each_pool_has_its_own() {
         let holding = Arc::<Holding>::default();
-        let late = holding.join(1, (0, at(20)), 3).unwrap();
-        let soon = holding.join(1, (0, at(10)), 3).unwrap();
-        let urgent = holding.join(1, (5, at(30)), 3).unwrap();
-        assert!(holding.join(1, (9, at(1)), 3).is_none());
-        assert!(holding.join(2, (0, at(1)), 3).is_some());
-        assert_eq!((urgent.ahead(), soon.ahead(), late.ahead()), (0, 1, 2));
+        let late = holding.join(1, (0, hold(20)), 3).unwrap();
+        let soon = holding.join(1, (0, hold(10)), 3).unwrap();
+        let urgent = holding.join(1, (5, hold(30)), 3).unwrap();
+        assert!(holding.join(1, (9, hold(1)), 3).is_none());
+        assert!(holding.join(2, (0, hold(1)), 3).is_some());
+        let now = Time::ZERO;
+        assert_eq!((urgent.ahead(now), late.ahead(now)), (0, 2));
         drop(urgent);
-        assert_eq!((soon.ahead(), late.ahead()), (0, 1));
+        assert_eq!((soon.ahead(now), late.ahead(now)), (0, 1));
     }
 
     #[tokio::test]
     async fn a_slot_goes_to_the_first_and_on_to_the_next() {
         let holding = Arc::<Holding>::default();
-        let first = holding.join(1, (0, at(10)), 8).unwrap();
-        let second = holding.join(1, (0, at(20)), 8).unwrap();
-        holding.freed(2);
-        holding.freed(1);
+        let first = holding.join(1, (0, hold(10)), 8).unwrap();
+        let second = holding.join(1, (0, hold(20)), 8).unwrap();
+        holding.freed(2, Time::ZERO);
+        holding.freed(1, Time::ZERO);
         first.called.notified().await;
         first.pass_on();
         second.called.notified().await;
@@ -272,6 +269,6 @@ mod tests {
         drop(first);
         second.called.notified().await;
         drop(second);
-        assert!(holding.pools().waiting.is_empty());
+        assert!(holding.lines().is_empty());
     }
 }

@@ -8,6 +8,10 @@ use crate::score::DEFAULT_TARGET;
 use std::time::Duration;
 use tiermesh_core::Time;
 
+/// What an answer is worth that nobody else can give in time: a thousand
+/// dollars, more than anybody saves.
+const AN_ANSWER_NANOS: u64 = 1_000_000_000_000;
+
 impl Round<'_> {
     /// Until when the request may be held back for the first choice: whoever
     /// would be asked at once must still make it then, and must not be better
@@ -36,9 +40,18 @@ impl Round<'_> {
             }
         }
         let now = self.question.now;
+        let turn_ms = f64::from(outlook.running_ms.max(0.0)) / f64::from(outlook.pool_busy.max(1));
+        let cost = |choice: &Choice| choice.estimate.likely_cost.as_nanos();
+        let saved = match at_once {
+            Some(choice) => cost(choice).saturating_sub(cost(first)),
+            None => AN_ANSWER_NANOS,
+        };
+        let slot_s = (first.estimate.hold_ms / 1e3).max(1e-3);
         Some(Hold {
             start_by: now + start_within,
             until: now + spare,
+            turn: Duration::from_secs_f64(turn_ms.min(1e9) / 1e3),
+            worth: (saved as f64 / slot_s) as u64,
         })
     }
 

@@ -128,19 +128,31 @@ fn with_all_slots_taken_a_request_waits_for_one_at_any_of_their_like() {
     }
     let held = plan(&tracker, now, true);
     assert_ne!(first(&tracker, &held), "cloud");
-    let Hold { start_by, until } = held.hold.unwrap();
+    let Hold {
+        start_by,
+        until,
+        turn,
+        worth,
+    } = held.hold.unwrap();
     // What then remains is enough for the cloud, which is asked at the latest.
     let cloud = held.choices.iter().find(|c| !c.estimate.held).unwrap();
     let needs = Duration::from_secs_f64(cloud.estimate.first_token_sure_ms / 1e3);
     assert!(until + needs <= now + Duration::from_secs(2) && until > now + Duration::from_secs(1));
     // An edge takes no longer than the cloud, so a slot is of use until then.
     assert_eq!(start_by, until);
+    // Four slots of about a second: one each quarter.
+    assert!(turn > Duration::from_millis(100) && turn < Duration::from_millis(400));
     // Once it may not wait, it goes where it would be answered soonest.
     let at_once = plan(&tracker, now, false);
     assert!(at_once.hold.is_none() && at_once.choices.iter().all(|c| !c.estimate.held));
     // A slot at either node is a slot for it.
     tracker.closed(StreamId(3), Some(64), at(27_500));
     assert_eq!(plan(&tracker, at(27_500), true).hold, None);
+    // With nobody else to ask, the answer itself is at stake.
+    assert_ne!(send(&mut tracker, 4, at(27_500)), "cloud");
+    tracker.leave(&id("cloud"));
+    let alone = plan(&tracker, at(27_500), true).hold.unwrap();
+    assert!(worth > 0 && alone.worth > 1_000 * worth);
 }
 
 #[test]
