@@ -81,7 +81,7 @@ pub(crate) struct Fate {
     pub(crate) done: Option<u64>,
     pub(crate) gave_up: bool,
     refused_by: Vec<usize>,
-    /// The pool that it is held back for, and until when.
+    /// The pool that it is held back for, until when, and its place in line.
     held: Option<(u32, Hold, Turn)>,
     /// When its present attempt began on a slot, and how long its parts take.
     begun: Option<(u64, u64, u64)>,

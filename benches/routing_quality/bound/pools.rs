@@ -33,7 +33,12 @@ pub(super) fn capacity(
                 _ => {}
             }
         }
+        away.sort_unstable();
+        let mut gone_until = 0;
         for (from, to) in away {
+            // It is away once, however many reasons it has.
+            let from = from.max(gone_until);
+            gone_until = gone_until.max(to);
             // A bin that is lost in part counts as whole.
             let first = from.div_ceil(bin) as usize;
             let last = (to / bin).min(bins as u64) as usize;

@@ -3,6 +3,7 @@
 use super::{Event, LEASE_US, Sim};
 use crate::scenario::Happens;
 use crate::strategy::Strategy;
+use std::cmp::Reverse;
 use tiermesh_core::{Tier, Time};
 
 impl<S: Strategy> Sim<'_, S> {
@@ -24,7 +25,7 @@ impl<S: Strategy> Sim<'_, S> {
             }
             Happens::Stall(nodes, us) => {
                 for node in nodes {
-                    self.servers[node].stalled_until = self.now + us;
+                    self.stall(node, us);
                 }
             }
             Happens::Unload(nodes) => {
@@ -56,5 +57,23 @@ impl<S: Strategy> Sim<'_, S> {
                 }
             }
         }
+    }
+
+    /// Nothing moves there for so long: what is under way ends that much later.
+    fn stall(&mut self, node: usize, us: u64) {
+        self.servers[node].stalled_until = self.now + us;
+        for held in &self.servers[node].running {
+            if let Some((begun, ..)) = &mut self.fates[held.job].begun {
+                *begun += us;
+            }
+        }
+        let events = std::mem::take(&mut self.events).into_iter();
+        let later = |Reverse((when, order, event))| match event {
+            Event::First { node: at, .. } | Event::End { node: at, .. } if at == node => {
+                Reverse((when + us, order, event))
+            }
+            _ => Reverse((when, order, event)),
+        };
+        self.events = events.map(later).collect();
     }
 }

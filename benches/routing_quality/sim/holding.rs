@@ -10,7 +10,7 @@ const CALLED: usize = 4;
 
 impl<S: Strategy> Sim<'_, S> {
     pub(super) fn hold(&mut self, job: usize, pool: u32, hold: Hold) {
-        let turn = self.held.entry(pool).or_default().join(0, hold, job);
+        let turn = self.held.entry(pool).or_default().join(0, &hold, job);
         self.fates[job].held = Some((pool, hold, turn));
         let now = Time::from_us(self.now);
         self.strategy.held(pool, hold.start_by, now);
@@ -28,6 +28,13 @@ impl<S: Strategy> Sim<'_, S> {
         self.strategy.let_go(pool, Time::from_us(self.now));
     }
 
+    fn renew(&mut self, job: usize, pool: u32, hold: &Hold) {
+        if let (Some((_, _, turn)), Some(line)) = (&self.fates[job].held, self.held.get_mut(&pool))
+        {
+            line.renew(turn, hold);
+        }
+    }
+
     /// It has waited for as long as it can.
     pub(super) fn hold_over(&mut self, job: usize, until: u64) {
         let held = self.fates[job].held;
@@ -41,7 +48,7 @@ impl<S: Strategy> Sim<'_, S> {
         }
     }
 
-    /// Slots may have come free: the most urgent of each pool goes first.
+    /// Slots may have come free: whoever is first in each pool's line goes first.
     pub(super) fn call_held(&mut self) {
         let pools: Vec<u32> = self.held.keys().copied().collect();
         for pool in pools {
@@ -63,7 +70,10 @@ impl<S: Strategy> Sim<'_, S> {
                         self.hold(job, other, hold);
                     }
                     // Who is behind it may need less.
-                    Pick::Hold { .. } => before += 1,
+                    Pick::Hold { hold, .. } => {
+                        before += 1;
+                        self.renew(job, pool, &hold);
+                    }
                     Pick::Nobody => {
                         self.let_go(job);
                         self.give_up(job);

@@ -124,6 +124,8 @@ struct Round<'a> {
     on_time: Ranking<'a>,
     late: Ranking<'a>,
     wanted: Option<(f64, Wanted)>,
+    /// The best that would be in time without waiting, in the plan or not.
+    at_once: Option<(f64, usize)>,
     dearest: Usd,
 }
 
@@ -140,6 +142,7 @@ impl<'a> Round<'a> {
             on_time: Ranking::new(question, snapshot),
             late: Ranking::new(question, snapshot),
             wanted: None,
+            at_once: None,
             dearest: Usd::ZERO,
         }
     }
@@ -197,6 +200,9 @@ impl<'a> Round<'a> {
         self.would_want(index, candidate, &estimate, score);
         match constraint::deadline(self.limits, self.question.now, &estimate) {
             Ok(()) => {
+                if !estimate.held && self.at_once.is_none_or(|(best, _)| score > best) {
+                    self.at_once = Some((score, index));
+                }
                 if self.on_time.wants(score, score, candidate.tier) {
                     self.on_time.offer(score, index, candidate);
                 }

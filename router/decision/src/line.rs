@@ -27,10 +27,17 @@ pub struct Turn {
 /// Who waits.
 #[derive(Debug)]
 pub struct Line<T> {
-    waiting: BTreeMap<Turn, (Hold, T)>,
+    waiting: BTreeMap<Turn, Waiting<T>>,
     next: u64,
-    /// The latest time anybody told.
+    /// The latest time anybody told, and how often slots come free.
     now: Time,
+    turn_us: f64,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    worth: u64,
+    one: T,
 }
 
 impl<T> Default for Line<T> {
@@ -39,26 +46,38 @@ impl<T> Default for Line<T> {
             waiting: BTreeMap::new(),
             next: 0,
             now: Time::ZERO,
+            turn_us: 0.0,
         }
     }
 }
 
 impl<T> Line<T> {
     /// A place for one more.
-    pub fn join(&mut self, priority: u8, hold: Hold, one: T) -> Turn {
+    pub fn join(&mut self, priority: u8, hold: &Hold, one: T) -> Turn {
         let turn = Turn {
             priority: Reverse(priority),
             start_by: hold.start_by,
             number: self.next,
         };
         self.next += 1;
-        self.waiting.insert(turn, (hold, one));
+        let worth = hold.worth;
+        self.waiting.insert(turn, Waiting { worth, one });
+        self.renew(&turn, hold);
         turn
+    }
+
+    /// Somebody was decided anew and still waits: what a slot is worth to it
+    /// may have changed. Its place has not.
+    pub fn renew(&mut self, turn: &Turn, hold: &Hold) {
+        if let Some(waiting) = self.waiting.get_mut(turn) {
+            waiting.worth = hold.worth;
+        }
+        self.turn_us = hold.turn.as_secs_f64() * 1e6 * LUMPS;
     }
 
     /// Gives a place up.
     pub fn leave(&mut self, turn: &Turn) -> Option<T> {
-        self.waiting.remove(turn).map(|(_, one)| one)
+        self.waiting.remove(turn).map(|waiting| waiting.one)
     }
 
     /// Tells the time, by which some can be served and some cannot.
@@ -69,30 +88,35 @@ impl<T> Line<T> {
     /// Everybody, in the order of who goes first.
     #[must_use]
     pub fn order(&self) -> Vec<(Turn, &T)> {
-        let mut served: Vec<(&Turn, u64)> = Vec::with_capacity(self.waiting.len());
-        let mut behind: Vec<&Turn> = Vec::new();
-        let turn_us = |hold: &Hold| hold.turn.as_secs_f64() * 1e6 * LUMPS;
+        let mut served: Vec<(Turn, &Waiting<T>)> = Vec::with_capacity(self.waiting.len());
+        let mut behind = Vec::new();
         // The first may have a slot at once.
         let mut wait_us = 0.0;
-        for (turn, (hold, _)) in &self.waiting {
+        for (turn, waiting) in &self.waiting {
             if !served.is_empty() {
-                wait_us += turn_us(hold);
+                wait_us += self.turn_us;
             }
-            served.push((turn, hold.worth));
-            if wait_us > hold.start_by.since(self.now).as_secs_f64() * 1e6 {
-                let urgency = |turn: &Turn| turn.priority.0;
-                let least = served.iter().enumerate();
-                let least = least.min_by_key(|(_, (turn, worth))| (urgency(turn), *worth));
+            served.push((*turn, waiting));
+            if wait_us > turn.start_by.since(self.now).as_secs_f64() * 1e6 {
+                // Of equals the last: the others may yet be in time.
+                let from_last = served.iter().enumerate().rev();
+                let least = from_last.min_by_key(|(_, (turn, w))| (turn.priority.0, w.worth));
                 if let Some((at, _)) = least {
-                    behind.push(served.remove(at).0);
-                    wait_us -= turn_us(hold);
+                    behind.push(served.remove(at));
+                    wait_us -= self.turn_us;
                 }
             }
         }
-        let in_time = served.into_iter().map(|(turn, _)| turn);
-        let all = in_time.chain(behind);
-        all.filter_map(|turn| Some((*turn, &self.waiting.get(turn)?.1)))
-            .collect()
+        served.append(&mut behind);
+        served.sort_by_key(|(turn, _)| turn.priority);
+        let all = served.into_iter();
+        all.map(|(turn, waiting)| (turn, &waiting.one)).collect()
+    }
+
+    /// Who goes first.
+    #[must_use]
+    pub fn first(&self) -> Option<(Turn, &T)> {
+        self.order().into_iter().next()
     }
 
     /// How many go before this one.
@@ -147,9 +171,9 @@ mod tests {
     #[test]
     fn the_most_urgent_go_first_and_then_whoever_needs_a_slot_first() {
         let mut line = Line::default();
-        let late = line.join(0, hold(200, 1), "late");
-        let soon = line.join(0, hold(100, 1), "soon");
-        let urgent = line.join(5, hold(300, 1), "urgent");
+        let late = line.join(0, &hold(200, 1), "late");
+        let soon = line.join(0, &hold(100, 1), "soon");
+        let urgent = line.join(5, &hold(300, 1), "urgent");
         assert_eq!((order(&line).as_str(), line.len()), ("urgent soon late", 3));
         let ahead = [urgent, soon, late].map(|turn| line.ahead(&turn));
         assert_eq!(ahead, [0, 1, 2]);
@@ -162,12 +186,12 @@ mod tests {
     #[test]
     fn where_not_all_can_be_in_time_whoever_saves_least_goes_behind() {
         let mut line = Line::default();
-        line.join(0, hold(5, 3), "a");
-        line.join(0, hold(12, 1), "b");
-        line.join(0, hold(15, 2), "c");
+        line.join(0, &hold(5, 3), "a");
+        line.join(0, &hold(12, 1), "b");
+        line.join(0, &hold(15, 2), "c");
         // At 0, 10 and 20 ms: the third is late, and the least of them is b.
         assert_eq!(order(&line), "a c b");
-        line.join(0, hold(40, 9), "d");
+        line.join(0, &hold(40, 9), "d");
         assert_eq!(order(&line), "a c d b");
         // As time passes, fewer are.
         line.told(Time::from_us(8_000));
@@ -177,12 +201,40 @@ mod tests {
     #[test]
     fn whoever_is_more_urgent_does_not_give_way() {
         let mut line = Line::default();
-        line.join(5, hold(2, 1), "urgent");
-        line.join(5, hold(12, 1), "urgent too");
-        line.join(0, hold(15, 100), "dear");
+        line.join(5, &hold(2, 1), "urgent");
+        line.join(5, &hold(12, 1), "urgent too");
+        line.join(0, &hold(15, 100), "dear");
         assert_eq!(order(&line), "urgent urgent too dear");
-        line.join(0, hold(25, 50), "cheap");
+        line.join(0, &hold(25, 50), "cheap");
         assert_eq!(order(&line), "urgent urgent too cheap dear");
+        // Nor when they themselves are too many.
+        line.join(5, &hold(13, 1), "urgent as well");
+        assert_eq!(order(&line), "urgent urgent too urgent as well cheap dear");
+    }
+
+    #[test]
+    fn of_equals_those_due_first_go_first() {
+        let mut line = Line::default();
+        for (ms, name) in [(5, "a"), (12, "b"), (15, "c"), (18, "d"), (31, "e")] {
+            line.join(0, &hold(ms, 0), name);
+        }
+        assert_eq!(order(&line), "a b e c d");
+    }
+
+    #[test]
+    fn what_is_learnt_later_counts() {
+        let mut line = Line::default();
+        let first = line.join(0, &hold(5, 3), "a");
+        line.join(0, &hold(8, 2), "b");
+        assert_eq!(order(&line), "a b");
+        line.renew(&first, &hold(5, 1));
+        assert_eq!(order(&line), "b a");
+        let sooner = Hold {
+            turn: Duration::from_millis(1),
+            ..hold(5, 1)
+        };
+        line.renew(&first, &sooner);
+        assert_eq!(order(&line), "a b");
     }
 
     #[test]
@@ -193,13 +245,12 @@ mod tests {
             let mut line = Line::default();
             for n in 0..below(40) as usize {
                 let hold = hold(below(200), below(5));
-                line.join(below(3) as u8, hold, n);
+                line.join(below(3) as u8, &hold, n);
             }
             line.told(Time::from_us(below(150_000)));
             let mut all: Vec<usize> = line.order().into_iter().map(|(_, n)| *n).collect();
-            for (at, (turn, _)) in line.order().iter().enumerate() {
-                assert_eq!(line.ahead(turn), at);
-            }
+            let urgency: Vec<_> = line.order().iter().map(|(t, _)| t.priority).collect();
+            assert!(urgency.is_sorted());
             all.sort_unstable();
             assert!(all.into_iter().eq(0..line.len()));
         }

@@ -55,7 +55,7 @@ pub struct Hold {
     pub turn: Duration,
     /// What a second of a slot saves over whoever would be asked else, in
     /// nano-dollars. Where there is nobody else, an answer is worth more than
-    /// anything saved, whatever its length.
+    /// anything saved, so that as many as can be are given.
     pub worth: u64,
 }
 

@@ -20,7 +20,14 @@ const LOOK: Duration = Duration::from_millis(25);
 /// what this one does not have.
 const IN_FRONT: usize = 4;
 
-type Lines = BTreeMap<u32, Line<Arc<Notify>>>;
+/// A line, and who of it was called last for being the first.
+#[derive(Debug, Default)]
+struct Queue {
+    line: Line<Arc<Notify>>,
+    first: Option<Turn>,
+}
+
+type Lines = BTreeMap<u32, Queue>;
 
 /// Who is held back, by the pool they wait for.
 #[derive(Debug, Default)]
@@ -52,9 +59,9 @@ impl Holding {
 
     /// A slot of the pool may be free.
     pub(crate) fn freed(&self, pool: u32, now: Time) {
-        if let Some(line) = self.lines().get_mut(&pool) {
-            line.told(now);
-            call_first(line);
+        if let Some(queue) = self.lines().get_mut(&pool) {
+            queue.line.told(now);
+            queue.call_first();
         }
     }
 
@@ -62,16 +69,17 @@ impl Holding {
     fn join(
         self: &Arc<Self>,
         pool: u32,
-        (priority, hold): (u8, Hold),
+        (priority, hold): (u8, &Hold),
         most: usize,
     ) -> Option<Place> {
         let mut lines = self.lines();
-        let line = lines.entry(pool).or_default();
-        if line.len() >= most {
+        let queue = lines.entry(pool).or_default();
+        if queue.line.len() >= most {
             return None;
         }
         let called = Arc::<Notify>::default();
-        let turn = line.join(priority, hold, Arc::clone(&called));
+        let turn = queue.line.join(priority, hold, Arc::clone(&called));
+        queue.call_if_new();
         Some(Place {
             holding: Arc::clone(self),
             pool,
@@ -81,9 +89,19 @@ impl Holding {
     }
 }
 
-fn call_first(line: &Line<Arc<Notify>>) {
-    if let Some((_, first)) = line.order().first() {
-        first.notify_one();
+impl Queue {
+    fn call_first(&mut self) {
+        self.first = self.line.first().map(|(turn, called)| {
+            called.notify_one();
+            turn
+        });
+    }
+
+    /// Time passes, others come, and so somebody else may be the first.
+    fn call_if_new(&mut self) {
+        if self.line.first().map(|(turn, _)| turn) != self.first {
+            self.call_first();
+        }
     }
 }
 
@@ -91,19 +109,34 @@ impl Place {
     /// How many are in front.
     fn ahead(&self, now: Time) -> usize {
         let mut lines = self.holding.lines();
-        let Some(line) = lines.get_mut(&self.pool) else {
+        let Some(queue) = lines.get_mut(&self.pool) else {
             return 0;
         };
-        line.told(now);
-        line.ahead(&self.turn)
+        queue.line.told(now);
+        queue.call_if_new();
+        queue.line.ahead(&self.turn)
+    }
+
+    /// It was decided anew, and still waits here.
+    fn renew(&self, hold: &Hold) {
+        if let Some(queue) = self.holding.lines().get_mut(&self.pool) {
+            queue.line.renew(&self.turn, hold);
+        }
     }
 
     /// The slot is not for this one: the next in line may take it.
     fn pass_on(&self) {
         let lines = self.holding.lines();
-        let line = lines.get(&self.pool);
-        if let Some(called) = line.and_then(|line| line.behind(&self.turn)) {
+        let queue = lines.get(&self.pool);
+        if let Some(called) = queue.and_then(|queue| queue.line.behind(&self.turn)) {
             called.notify_one();
+        }
+    }
+
+    /// It was called, and is not in front any more: whoever is may take it.
+    fn hand_over(&self) {
+        if let Some(queue) = self.holding.lines().get_mut(&self.pool) {
+            queue.call_first();
         }
     }
 }
@@ -111,15 +144,15 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut lines = self.holding.lines();
-        let Some(line) = lines.get_mut(&self.pool) else {
+        let Some(queue) = lines.get_mut(&self.pool) else {
             return;
         };
-        line.leave(&self.turn);
-        if line.is_empty() {
+        queue.line.leave(&self.turn);
+        if queue.line.is_empty() {
             lines.remove(&self.pool);
         } else {
             // There may be more slots than the one this left for.
-            call_first(line);
+            queue.call_first();
         }
     }
 }
@@ -162,19 +195,28 @@ impl Shared {
         let mut decided = loop {
             let waited = waiting.look(self.clock.now()).await;
             let ahead = waiting.place.ahead(self.clock.now());
+            if ahead >= IN_FRONT && !waiting.is_over() {
+                if waited {
+                    waiting.place.hand_over();
+                }
+                continue;
+            }
             let before = u32::try_from(ahead).unwrap_or(u32::MAX);
             let before = (!waiting.is_over()).then_some(before);
             let decided = Decided::new(self, meta, context.clone(), before)?;
-            if decided.plan.hold.is_none() {
+            let Some(hold) = decided.plan.hold else {
                 break decided;
-            }
+            };
             let elsewhere = decided.candidate(0).outlook.pool != waiting.place.pool;
             if let Some(mut other) = elsewhere.then(|| self.wait(&decided)).flatten() {
                 // Without a deadline each line would give it as long anew.
                 other.over = other.over.min(waiting.over);
                 waiting = other;
-            } else if waited && ahead + 1 < IN_FRONT {
-                waiting.place.pass_on();
+            } else {
+                waiting.place.renew(&hold);
+                if waited && ahead + 1 < IN_FRONT {
+                    waiting.place.pass_on();
+                }
             }
         };
         decided.turn = Some(waiting.turned());
@@ -188,7 +230,7 @@ impl Shared {
     fn wait(&self, decided: &Decided) -> Option<Waiting> {
         let hold = decided.plan.hold?;
         let pool = decided.candidate(0).outlook.pool;
-        let urgency = (decided.context.priority, hold);
+        let urgency = (decided.context.priority, &hold);
         let place = self.holding.join(pool, urgency, self.options.hold_most)?;
         let memory = self.keeps.memory.as_ref()?;
         let held = memory.hold(pool, hold.start_by, decided.at);
@@ -244,11 +286,11 @@ mod tests {
     #[test]
     fn the_line_is_bounded_and_each_pool_has_its_own() {
         let holding = Arc::<Holding>::default();
-        let late = holding.join(1, (0, hold(20)), 3).unwrap();
-        let soon = holding.join(1, (0, hold(10)), 3).unwrap();
-        let urgent = holding.join(1, (5, hold(30)), 3).unwrap();
-        assert!(holding.join(1, (9, hold(1)), 3).is_none());
-        assert!(holding.join(2, (0, hold(1)), 3).is_some());
+        let late = holding.join(1, (0, &hold(20)), 3).unwrap();
+        let soon = holding.join(1, (0, &hold(10)), 3).unwrap();
+        let urgent = holding.join(1, (5, &hold(30)), 3).unwrap();
+        assert!(holding.join(1, (9, &hold(1)), 3).is_none());
+        assert!(holding.join(2, (0, &hold(1)), 3).is_some());
         let now = Time::ZERO;
         assert_eq!((urgent.ahead(now), late.ahead(now)), (0, 2));
         drop(urgent);
@@ -258,8 +300,8 @@ mod tests {
     #[tokio::test]
     async fn a_slot_goes_to_the_first_and_on_to_the_next() {
         let holding = Arc::<Holding>::default();
-        let first = holding.join(1, (0, hold(10)), 8).unwrap();
-        let second = holding.join(1, (0, hold(20)), 8).unwrap();
+        let first = holding.join(1, (0, &hold(10)), 8).unwrap();
+        let second = holding.join(1, (0, &hold(20)), 8).unwrap();
         holding.freed(2, Time::ZERO);
         holding.freed(1, Time::ZERO);
         first.called.notified().await;

@@ -19,7 +19,10 @@ impl Round<'_> {
     /// own queue.
     pub(super) fn hold(&self, choices: &Choices, is_late: bool) -> Option<Hold> {
         let first = choices.first().filter(|first| first.estimate.held)?;
-        let at_once = choices.iter().find(|choice| !choice.estimate.held);
+        let beyond = self.at_once.filter(|_| !is_late);
+        let beyond = beyond.map(|(_, index)| self.whole(index));
+        let in_plan = choices.iter().find(|choice| !choice.estimate.held);
+        let at_once = in_plan.or(beyond.as_ref());
         let outlook = &first.candidate(self.snapshot).outlook;
         let served = self.spare(&first.estimate, first.estimate.served_ms.1);
         let spare = match at_once {
@@ -33,7 +36,7 @@ impl Round<'_> {
         if let Some(at_once) = at_once.filter(|_| !is_late) {
             // Who waits in vain may be left with the dearest.
             let dearest = choices.iter().rev().find(|choice| !choice.estimate.held);
-            let in_vain = dearest.map_or(0.0, |dearest| dearest.score);
+            let in_vain = dearest.unwrap_or(at_once).score;
             let chance = self.chance_of_a_slot(first, start_within);
             if chance * first.score + (1.0 - chance) * in_vain < at_once.score {
                 return None;
