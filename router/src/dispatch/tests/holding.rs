@@ -15,8 +15,13 @@ const ANSWER: Duration = Duration::from_millis(400);
 /// Two edges of one slot each, whose answers are known to take 0.4 s, and a
 /// cloud that costs something.
 async fn mesh() -> (World, Arc<Memory>) {
+    beside(vec![candidate(Tier::Cloud, "cloud")]).await
+}
+
+/// The two edges, and these nodes.
+async fn beside(others: Vec<CandidateState>) -> (World, Arc<Memory>) {
     let edges = ["edge-1", "edge-2"].map(|name| candidate(Tier::Mec, name));
-    let nodes = edges.into_iter().chain([candidate(Tier::Cloud, "cloud")]);
+    let nodes = edges.into_iter().chain(others);
     let (world, memory, _) = with_slots(nodes.collect(), 1);
     for name in ["edge-1", "edge-2"] {
         world.node(name).script(vec![
@@ -197,4 +202,41 @@ async fn who_waits_for_nodes_that_leave_waits_for_the_next_best() {
     );
     assert_eq!(node, last);
     assert_eq!(held("edge-3"), Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_line_that_is_too_long_nobody_is_turned_away_for_it() {
+    let (world, memory) = beside(Vec::new()).await;
+    let mut open = Vec::new();
+    for id in ["a", "b"] {
+        let mut stream = ask(&world, id, 2_000).await.unwrap();
+        accepted(&mut stream).await;
+        open.push(stream);
+    }
+    // A slot each 0.2 s: in 2 s not all of these can be in time.
+    let answer = async |id: String| {
+        let mut stream = ask(&world, &id, 2_000).await.unwrap();
+        accepted(&mut stream).await;
+        let events: Vec<_> = stream.collect().await;
+        assert!(events.iter().all(Result::is_ok));
+        world.time()
+    };
+    let begun = world.time();
+    let (mut ended, ()) = tokio::join!(
+        futures::future::join_all((0..16).map(|n| answer(format!("many-{n}")))),
+        async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(memory.snapshot().candidates[0].outlook.held, 16);
+            open.clear();
+        }
+    );
+    ended.sort();
+    // Two at a time, one after the other, without a gap.
+    for (n, at) in ended.iter().enumerate() {
+        let turn = u32::try_from(n / 2 + 1).unwrap();
+        let due = Duration::from_millis(300) + turn * ANSWER;
+        let late = at.since(begun).saturating_sub(due);
+        assert!(late < Duration::from_millis(100), "{n}: {late:?}");
+    }
+    assert_eq!(memory.snapshot().candidates[0].outlook.held, 0);
 }
