@@ -124,8 +124,9 @@ struct Round<'a> {
     on_time: Ranking<'a>,
     late: Ranking<'a>,
     wanted: Option<(f64, Wanted)>,
-    /// The best that would be in time without waiting, in the plan or not.
-    at_once: Option<(f64, usize)>,
+    /// The best that would be in time without waiting, in the plan or not: its
+    /// score, less than any while there is none, and its place.
+    at_once: (f64, usize),
     dearest: Usd,
 }
 
@@ -142,7 +143,7 @@ impl<'a> Round<'a> {
             on_time: Ranking::new(question, snapshot),
             late: Ranking::new(question, snapshot),
             wanted: None,
-            at_once: None,
+            at_once: (f64::NEG_INFINITY, 0),
             dearest: Usd::ZERO,
         }
     }
@@ -200,8 +201,8 @@ impl<'a> Round<'a> {
         self.would_want(index, candidate, &estimate, score);
         match constraint::deadline(self.limits, self.question.now, &estimate) {
             Ok(()) => {
-                if !estimate.held && self.at_once.is_none_or(|(best, _)| score > best) {
-                    self.at_once = Some((score, index));
+                if score > self.at_once.0 && !estimate.held {
+                    self.at_once = (score, index);
                 }
                 if self.on_time.wants(score, score, candidate.tier) {
                     self.on_time.offer(score, index, candidate);

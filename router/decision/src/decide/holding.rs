@@ -19,8 +19,8 @@ impl Round<'_> {
     /// own queue.
     pub(super) fn hold(&self, choices: &Choices, is_late: bool) -> Option<Hold> {
         let first = choices.first().filter(|first| first.estimate.held)?;
-        let beyond = self.at_once.filter(|_| !is_late);
-        let beyond = beyond.map(|(_, index)| self.whole(index));
+        let (score, index) = self.at_once;
+        let beyond = (score > f64::NEG_INFINITY && !is_late).then(|| self.whole(index));
         let in_plan = choices.iter().find(|choice| !choice.estimate.held);
         let at_once = in_plan.or(beyond.as_ref());
         let outlook = &first.candidate(self.snapshot).outlook;
