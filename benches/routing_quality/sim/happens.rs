@@ -61,7 +61,11 @@ impl<S: Strategy> Sim<'_, S> {
 
     /// Nothing moves there for so long: what is under way ends that much later.
     fn stall(&mut self, node: usize, us: u64) {
-        self.servers[node].stalled_until = self.now + us;
+        let until = &mut self.servers[node].stalled_until;
+        let from = self.now.max(*until);
+        *until = from.max(self.now + us);
+        // A stall within another delays only by what it lasts longer.
+        let us = *until - from;
         for held in &self.servers[node].running {
             if let Some((begun, ..)) = &mut self.fates[held.job].begun {
                 *begun += us;
